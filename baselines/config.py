@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import types
+import math
 import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,6 @@ class OptimConfig:
     beta2: float = 0.999
     ema: float = 0.999
     amp: str = "no"
-    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,3 +155,149 @@ class Config:
     refine: RefineConfig = field(default_factory=RefineConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+
+class ConfigError(ValueError):
+    """A configuration key or value that does not fit; the message names it and the remedy."""
+
+
+# Values that mean something only from a closed list; anything else is refused when it is set.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "data.name": ("scenes", "cub", "coco", "folder"),
+    "model.name": ("attngan", "dmgan", "alrgan"),
+    "refine.terms": ("", "alr", "alr,lvr"),
+    "refine.decode": ("head", "stage"),
+    "refine.mask": ("soft", "hard"),
+    "refine.normalization": ("paper", "rms"),
+    "loss.wrong": ("shift", "derange"),
+    "optim.amp": ("no", "bf16", "fp16"),
+}
+
+# Numbers for which zero or less has no meaning.
+POSITIVE = (
+    "data.max_words", "data.min_count", "data.train_images", "data.test_images",
+    "encoder.embedding_dim", "encoder.token_dim", "encoder.input_size", "encoder.batch_size",
+    "encoder.lr", "model.feature_dim", "model.discriminator_dim", "model.condition_dim",
+    "model.noise_dim", "model.base_size", "model.stages", "optim.batch_size", "optim.images",
+    "optim.g_lr", "optim.d_lr", "run.log_every", "run.grid_every", "run.checkpoint_every",
+    "run.keep",
+)  # fmt: skip
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A nested dictionary of plain values, in the order of declaration."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """Build `cls` from a nested dictionary; missing keys keep their defaults.
+
+    Raises:
+        ConfigError: an unknown key (the nearest one is named), a wrong type or an impossible value.
+    """
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for name, value in values.items():
+        key = prefix + name
+        if name not in hints:
+            raise ConfigError(unknown_key(key, [prefix + known for known in hints]))
+        if dataclasses.is_dataclass(hints[name]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{key}: {value!r} is not a group of settings")
+            arguments[name] = from_dict(typing.cast(type, hints[name]), value, key + ".")
+        else:
+            arguments[name] = checked(key, value, hints[name])
+    return cls(**arguments)
+
+
+def override(config: Config, assignments: Iterable[str]) -> Config:
+    """Apply `group.key=value` strings as given on the command line, later ones winning.
+
+    Raises:
+        ConfigError: an assignment without `=`, an unknown key or a value of the wrong type.
+    """
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {assignment}: write it as group.key=value")
+        config = replace_path(config, key.strip(), text.strip())
+    return config
+
+
+def replace_path(config: Config, key: str, text: str) -> Config:
+    """A copy of `config` with the value at the dotted `key` parsed from `text`."""
+    node: Any = config
+    parents = []
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        hints = typing.get_type_hints(type(node))
+        if part not in hints:
+            raise ConfigError(unknown_key(key, list(all_keys(Config))))
+        is_group = dataclasses.is_dataclass(hints[part])
+        if is_group != (depth < len(parts) - 1):
+            raise ConfigError(
+                f"{key}: names a group; its keys are {', '.join(all_keys(hints[part], key + '.'))}"
+                if is_group
+                else unknown_key(key, list(all_keys(Config)))
+            )
+        parents.append((node, part))
+        node = getattr(node, part)
+    value: Any = checked(key, parse(key, text, type(node)), type(node))
+    for parent, part in reversed(parents):
+        value = dataclasses.replace(parent, **{part: value})
+    return typing.cast(Config, value)
+
+
+def parse(key: str, text: str, kind: type) -> Any:
+    """Read `text` as a value of type `kind`."""
+    if kind is str:
+        return text
+    if kind is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise ConfigError(f"{key}={text}: expected true or false")
+    try:
+        return kind(text.replace("_", "")) if kind is int else kind(text)
+    except ValueError:
+        raise ConfigError(f"{key}={text}: expected {kind.__name__}") from None
+
+
+def checked(key: str, value: Any, kind: type) -> Any:
+    """`value` if it may stand at `key`; an int is accepted where a float is expected."""
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{key}={value!r}: expected {kind.__name__}, got {type(value).__name__}")
+    if kind is float and not math.isfinite(value):
+        raise ConfigError(f"{key}={value}: expected a finite number")
+    if key in CHOICES and value not in CHOICES[key]:
+        choices = ", ".join(repr(choice) for choice in CHOICES[key])
+        raise ConfigError(f"{key}={value!r}: expected one of {choices}")
+    if key in POSITIVE and value <= 0:
+        raise ConfigError(f"{key}={value}: expected a number above 0")
+    return value
+
+
+def all_keys(cls: Any, prefix: str = "") -> Iterable[str]:
+    """Every dotted key below `cls`."""
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            yield from all_keys(hint, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """The message for a key that does not exist, naming the nearest that does."""
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    return f"unknown key {key!r}; the nearest is {nearest[0]!r}"
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write `config` as JSON."""
+    path.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def load_config(path: Path) -> Config:
+    """Read a configuration written by `save_config`."""
+    return from_dict(Config, json.loads(path.read_text(encoding="utf-8")))

@@ -1,0 +1,152 @@
+"""A run directory: what training leaves there and what sampling and evaluation read back.
+
+config.json            the resolved configuration
+vocabulary.json        the words of the captions
+encoders.pt            DAMSM's text and image encoders
+generator.safetensors  averaged (EMA) weights of the newest checkpoint
+initial.safetensors    the same before the first step, to compare with
+checkpoint-*.pt        complete training states
+stats.jsonl  grids/    the log and the pictures
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from baselines.checkpoint import CheckpointError, load_torch, load_weights, save_torch
+from baselines.config import Config, ConfigError, EncoderConfig, from_dict, load_config, to_dict
+from baselines.data.vocabulary import Vocabulary
+from baselines.models import build_generator, build_image_encoder, build_text_encoder
+from baselines.networks.encoders import ImageEncoder, TextEncoder
+from baselines.networks.generator import StackedGenerator
+
+CONFIG = "config.json"
+VOCABULARY = "vocabulary.json"
+ENCODERS = "encoders.pt"
+GENERATOR = "generator.safetensors"
+INITIAL = "initial.safetensors"
+
+
+@dataclass
+class Encoders:
+    """The two DAMSM encoders, the vocabulary they speak, and their settings."""
+
+    text: TextEncoder
+    image: ImageEncoder
+    vocabulary: Vocabulary
+    config: EncoderConfig
+
+
+@dataclass
+class Run:
+    """A trained model, ready to draw: everything in eval mode on one device."""
+
+    directory: Path
+    config: Config
+    encoders: Encoders
+    generator: StackedGenerator
+
+
+def save_encoders(encoders: Encoders, path: Path, **facts: Any) -> None:
+    """Write both encoders, their vocabulary and settings as one file, with `facts` beside them."""
+    state = {
+        "text": encoders.text.state_dict(),
+        "image": encoders.image.state_dict(),
+        "vocabulary": encoders.vocabulary.to_dict(),
+        "encoder": to_dict(encoders.config),
+        "facts": facts,
+    }
+    save_torch(state, path)
+
+
+def load_encoders(path: Path) -> Encoders:
+    """Read a file of `save_encoders`, or the one in a run directory.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or something else.
+    """
+    if path.is_dir():
+        path = path / ENCODERS
+    state = load_torch(path)
+    missing = {"text", "image", "vocabulary", "encoder"} - state.keys()
+    if missing:
+        raise CheckpointError(f"{path}: not a file of encoders, {sorted(missing)} missing")
+    config = from_dict(EncoderConfig, state["encoder"], "encoder.")
+    vocabulary = Vocabulary.from_dict(state["vocabulary"])
+    text = build_text_encoder(config, len(vocabulary))
+    image = build_image_encoder(config)
+    text.load_state_dict(state["text"])
+    image.load_state_dict(state["image"])
+    return Encoders(text.eval(), image.eval(), vocabulary, config)
+
+
+def load_run(
+    directory: Path | str, *, device: torch.device | str = "cpu", weights: str = GENERATOR
+) -> Run:
+    """Open a run directory for drawing.
+
+    Args:
+        directory: what `--run-dir` named in training, or a folder of converted originals.
+        device: where the networks go.
+        weights: `GENERATOR`, or `INITIAL` for the untrained network.
+
+    Raises:
+        CheckpointError: the directory is no run, or a file of it is missing or damaged.
+    """
+    directory = Path(directory)
+    if not (directory / CONFIG).is_file():
+        raise CheckpointError(f"{directory}: not a run directory, it has no {CONFIG}")
+    config = load_config(directory / CONFIG)
+    encoders = load_encoders(directory)
+    encoders.vocabulary.require_same(
+        Vocabulary.load(directory / VOCABULARY), f"{directory / VOCABULARY}"
+    )
+    generator = build_generator(config)
+    load_weights(generator, directory / weights)
+    encoders.text.to(device)
+    encoders.image.to(device)
+    return Run(directory, config, encoders, generator.to(device).eval())
+
+
+def require_same_config(saved: Config, asked: Config, directory: Path) -> None:
+    """Refuse to go on with a run under settings that would make it another one.
+
+    The length of training and everything in `run` but the seed may change.
+
+    Raises:
+        ConfigError: naming every setting that differs.
+    """
+    free = {"optim.images", "data.workers"}
+    old, new = _flat(to_dict(saved)), _flat(to_dict(asked))
+    differing = [
+        f"{key}: {old[key]!r} in the run, {new[key]!r} asked for"
+        for key in new
+        if old.get(key) != new[key]
+        and key not in free
+        and (not key.startswith("run.") or key == "run.seed")
+    ]
+    if differing:
+        raise ConfigError(
+            f"{directory} holds a run with other settings; choose another --run-dir, or ask for "
+            "the same:\n  " + "\n  ".join(differing)
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def with_encoder(config: Config, encoder: EncoderConfig) -> Config:
+    """`config` for the encoders at hand: their settings replace the preset's."""
+    return dataclasses.replace(config, encoder=encoder)
