@@ -1,0 +1,1 @@
+"""Captioned images: sources, vocabulary, scan and batches."""

@@ -1,0 +1,104 @@
+"""What a data set offers, and how a picture becomes a training or evaluation image."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+Box = tuple[float, float, float, float]
+
+
+class DataError(ValueError):
+    """A data set cannot be used; the message names the file and the remedy."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Captioned images of one split."""
+
+    name: str
+    split: str
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def image(self, index: int, size: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """(3, size, size) float32 in [-1, 1].
+
+        With a generator the training augmentation is drawn from it alone; without one the
+        transform is the deterministic one of evaluation.
+        """
+        ...
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """The raw captions of an image, one or more."""
+        ...
+
+    def class_id(self, index: int) -> int:
+        """Images of equal class id are never each other's negative."""
+        ...
+
+    def key(self, index: int) -> str:
+        """Unique; a file name once "/" is replaced."""
+        ...
+
+
+def open_rgb(path: str | Path) -> Image.Image:
+    """Decode a whole image file as RGB; its EXIF orientation is ignored, as in the originals.
+
+    Raises:
+        OSError: the file is missing, truncated or no image.
+    """
+    with Image.open(path) as image:
+        if image.mode.startswith("I"):
+            # Pillow clips 16-bit grey at 255 instead of scaling it.
+            return image.point(lambda value: value / 256).convert("L").convert("RGB")
+        if image.mode == "P":
+            image = image.convert("RGBA")
+        return image.convert("RGB")
+
+
+def box_crop(image: Image.Image, box: Box) -> Image.Image:
+    """The square-ish crop around a bounding box (x, y, width, height; baselines_spec 7.3).
+
+    Half its side is ⌊0.75 · max(width, height)⌋; the crop is clipped to the image.
+    """
+    x, y, width, height = box
+    radius = math.floor(max(width, height) * 0.75)
+    centre_x, centre_y = math.floor((2 * x + width) / 2), math.floor((2 * y + height) / 2)
+    return image.crop(
+        (
+            max(0, centre_x - radius),
+            max(0, centre_y - radius),
+            min(image.width, centre_x + radius),
+            min(image.height, centre_y + radius),
+        )
+    )
+
+
+def to_square(image: Image.Image, size: int, generator: torch.Generator | None) -> Tensor:
+    """Resize the shorter side to ⌊size · 76/64⌋, crop a square, and flip while training.
+
+    With a generator the crop is uniform and the flip has probability ½, drawn in the order top,
+    left, flip; without one it is the centre, unflipped. Returns (3, size, size) in [-1, 1].
+    """
+    resized = transforms.resize(image, [size * 76 // 64])
+    slack_y, slack_x = resized.height - size, resized.width - size
+    if generator is None:
+        top, left, flip = slack_y // 2, slack_x // 2, False
+    else:
+        top, left, flip = (
+            int(torch.randint(choices, (), generator=generator))
+            for choices in (slack_y + 1, slack_x + 1, 2)
+        )
+    square = transforms.crop(resized, top, left, size, size)
+    if flip:
+        square = transforms.horizontal_flip(square)
+    return transforms.pil_to_tensor(square).float().div_(127.5).sub_(1.0)

@@ -1,0 +1,213 @@
+"""Words and their numbers: the tokeniser of AttnGAN and a vocabulary that can be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nltk.tokenize import RegexpTokenizer
+
+PAD = "<pad>"
+UNKNOWN = "<unk>"
+END = "<end>"
+_FORMAT = "alr-layers vocabulary 1"
+_WORDS = RegexpTokenizer(r"\w+")
+
+
+class VocabularyMismatchError(ValueError):
+    """Two parts of a run number their words differently."""
+
+
+def tokenize(text: str) -> list[str]:
+    r"""The words of a caption as AttnGAN takes them (baselines_spec 7.2).
+
+    A pair of U+FFFD (what is left of a mangled space) becomes a space; lower case; maximal runs
+    of `\w`; characters outside ASCII are dropped inside each run, and runs left empty are dropped.
+    """
+    runs = _WORDS.tokenize(text.replace("\ufffd\ufffd", " ").lower())
+    ascii_runs = (run.encode("ascii", "ignore").decode("ascii") for run in runs)
+    return [run for run in ascii_runs if run]
+
+
+class Vocabulary:
+    """An ordered list of words; id 0 is padding.
+
+    Args:
+        words: distinct, not empty, without the special words.
+        unknown: with True, id 0 is `<pad>`, id 1 `<unk>`, and `words` follow from 2; a word
+            outside the vocabulary becomes `<unk>`. With False (converted from an original
+            `captions.pickle`), id 0 is `<end>` and pads as well, `words` follow from 1, and a
+            word outside the vocabulary is dropped, as the originals do.
+
+    Raises:
+        ValueError: a word occurs twice, is empty or is one of the special words.
+    """
+
+    def __init__(self, words: Sequence[str], *, unknown: bool = True) -> None:
+        self.unknown = unknown
+        specials = (PAD, UNKNOWN) if unknown else (END,)
+        self.words = specials + tuple(words)
+        self._ids: dict[str, int] = {}
+        for number, word in enumerate(self.words):
+            if not isinstance(word, str) or not word:
+                raise ValueError(
+                    f"word {number} of the vocabulary is {word!r}: expected a non-empty string"
+                )
+            if word in self._ids:
+                raise ValueError(
+                    f"the word {word!r} has the ids {self._ids[word]} and {number}: "
+                    "list every word once and leave out the special words " + ", ".join(specials)
+                )
+            self._ids[word] = number
+        self._specials = frozenset(specials)
+
+    @classmethod
+    def build(cls, captions: Iterable[str], min_count: int = 1) -> Vocabulary:
+        """The words that occur at least `min_count` times, most frequent first, then a to z.
+
+        Raises:
+            ValueError: `min_count` < 1, or no word is left.
+        """
+        if min_count < 1:
+            raise ValueError(f"min_count is {min_count}: expected 1 or more")
+        counts: Counter[str] = Counter()
+        for caption in captions:
+            counts.update(tokenize(caption))
+        kept = [word for word, count in counts.items() if count >= min_count]
+        if not kept:
+            raise ValueError(
+                f"no word occurs {min_count} times or more among {len(counts)} different words: "
+                "check that the training split has captions, or lower data.min_count"
+            )
+        return cls(sorted(kept, key=lambda word: (-counts[word], word)))
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self.words == other.words
+
+    def __hash__(self) -> int:
+        return hash(self.words)
+
+    def __contains__(self, word: str) -> bool:
+        return word in self._ids and word not in self._specials
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self)} ids, unknown={self.unknown}, {self.fingerprint})"
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of the words of `text`, in order; empty if nothing of it is a word."""
+        tokens = tokenize(text)
+        if self.unknown:
+            return [self._ids.get(token, 1) for token in tokens]
+        return [self._ids[token] for token in tokens if token in self]
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of `text` outside the vocabulary, each once, in order."""
+        return list(dict.fromkeys(token for token in tokenize(text) if token not in self))
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """The words behind `ids`; padding (0) is left out.
+
+        Raises:
+            ValueError: an id is negative or not below `len(self)`.
+        """
+        numbers = [int(number) for number in ids]
+        for number in numbers:
+            if not 0 <= number < len(self):
+                raise ValueError(f"id {number} is outside this vocabulary of {len(self)} ids")
+        return [self.words[number] for number in numbers if number]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any word, its place, or `unknown`."""
+        return hashlib.sha256(json.dumps(self.words).encode()).hexdigest()[:16]
+
+    def require_same(self, other: Vocabulary, where: str) -> None:
+        """Refuse to go on with another numbering of the words.
+
+        Raises:
+            VocabularyMismatchError: saying what differs; `where` names the owner of `other`.
+        """
+        if self == other:
+            return
+        lines = [
+            f"the vocabulary of {where} ({len(other)} ids, {other.fingerprint}) is not the one "
+            f"in use ({len(self)} ids, {self.fingerprint}), so word ids would mean other words:"
+        ]
+        mine, theirs = set(self.words), set(other.words)
+        for title, only in (("only in use", mine - theirs), (f"only in {where}", theirs - mine)):
+            if only:
+                shown = ", ".join(sorted(only)[:8])
+                lines.append(f"  {len(only)} words {title}: {shown}{', …' * (len(only) > 8)}")
+        pairs = enumerate(zip(self.words, other.words, strict=False))
+        first = next(((n, a, b) for n, (a, b) in pairs if a != b), None)
+        if first is not None:
+            lines.append(
+                f"  first difference: id {first[0]} is {first[1]!r} here, {first[2]!r} there"
+            )
+        lines.append(
+            "use the vocabulary saved with the run, or train the encoders anew with this one"
+        )
+        raise VocabularyMismatchError("\n".join(lines))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and strings, for JSON and for checkpoints."""
+        return {
+            "format": _FORMAT,
+            "unknown": self.unknown,
+            "fingerprint": self.fingerprint,
+            "words": list(self.words[len(self._specials) :]),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Vocabulary:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: not written by `to_dict`, or changed since.
+        """
+        if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
+            raise ValueError(f'not a vocabulary: expected an object with "format": "{_FORMAT}"')
+        missing = {"unknown", "fingerprint", "words"} - set(content)
+        if missing:
+            raise ValueError(f"not a complete vocabulary: {sorted(missing)} missing")
+        vocabulary = cls(content["words"], unknown=content["unknown"])
+        if vocabulary.fingerprint != content["fingerprint"]:
+            raise ValueError(
+                f"the vocabulary was changed after it was saved: its fingerprint is "
+                f"{vocabulary.fingerprint}, recorded is {content['fingerprint']}"
+            )
+        return vocabulary
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON under a temporary name, then rename: `path` is never half written."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(self.to_dict(), file, indent=0)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | Path) -> Vocabulary:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: naming the file and what is wrong with it.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is not a readable vocabulary: {error}") from error
