@@ -1,0 +1,1 @@
+"""Complete trainers for AttnGAN, DM-GAN and ALR-GAN on one training loop."""

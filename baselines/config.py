@@ -58,7 +58,11 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The generator and the discriminators; `name` is attngan, dmgan or alrgan."""
+    """The generator and the discriminators; `name` is attngan, dmgan or alrgan.
+
+    `single_image` leaves out all image heads and discriminators but the last (AttnDCGAN);
+    `legacy_mask` reproduces the originals' mis-tiled padding mask (baselines_spec 4.6).
+    """
 
     name: str = "alrgan"
     feature_dim: int = 32
@@ -68,11 +72,14 @@ class ModelConfig:
     base_size: int = 64
     stages: int = 3
     residual_blocks: int = 2
+    single_image: bool = False
+    legacy_mask: bool = False
 
     @property
     def image_sizes(self) -> tuple[int, ...]:
-        """Side in pixels of the image of every stage, smallest first."""
-        return tuple(self.base_size * 2**stage for stage in range(self.stages))
+        """Side in pixels of every image the generator draws, smallest first."""
+        sizes = tuple(self.base_size * 2**stage for stage in range(self.stages))
+        return sizes[-1:] if self.single_image else sizes
 
 
 @dataclass(frozen=True)

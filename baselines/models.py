@@ -41,7 +41,7 @@ def preset(model: str, name: str) -> Config:
 def build_generator(config: Config) -> StackedGenerator:
     """The generator of `config.model`, freshly initialised."""
     model = config.model
-    return StackedGenerator(
+    generator = StackedGenerator(
         feature_dim=model.feature_dim,
         fusion=FUSIONS[model.name],
         embedding_dim=config.encoder.embedding_dim,
@@ -50,7 +50,10 @@ def build_generator(config: Config) -> StackedGenerator:
         base_size=model.base_size,
         stages=model.stages,
         residual_blocks=model.residual_blocks,
+        single_image=model.single_image,
     )
+    generator.legacy_mask = model.legacy_mask
+    return generator
 
 
 def build_discriminators(config: Config) -> nn.ModuleList:
@@ -61,6 +64,7 @@ def build_discriminators(config: Config) -> nn.ModuleList:
             feature_dim=config.model.discriminator_dim,
             embedding_dim=config.encoder.embedding_dim,
             norm=NORMS[config.model.name],
+            unconditional=not config.model.single_image,
         )
         for size in config.model.image_sizes
     )

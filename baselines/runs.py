@@ -1,12 +1,12 @@
 """A run directory: what training leaves there and what sampling and evaluation read back.
 
-config.json            the resolved configuration
-vocabulary.json        the words of the captions
-encoders.pt            DAMSM's text and image encoders
-generator.safetensors  averaged (EMA) weights of the newest checkpoint
-initial.safetensors    the same before the first step, to compare with
-checkpoint-*.pt        complete training states
-stats.jsonl  grids/    the log and the pictures
+- `config.json`: the resolved configuration
+- `vocabulary.json`: the words of the captions
+- `encoders.pt`: DAMSM's text and image encoders
+- `generator.safetensors`: averaged (EMA) weights of the newest checkpoint
+- `initial.safetensors`: the same before the first step, to compare with
+- `checkpoint-*.pt`: complete training states
+- `stats.jsonl`, `grids/`: the log and the pictures
 """
 
 from __future__ import annotations
