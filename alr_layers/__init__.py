@@ -1,0 +1,1 @@
+"""Adaptive layout refinement (ALR-GAN) as layers and losses for text-to-image GANs."""

@@ -1,0 +1,1 @@
+"""The ops: the reference in plain PyTorch, the fused kernels, and the choice between them."""

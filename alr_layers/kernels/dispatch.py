@@ -1,0 +1,170 @@
+"""Which backend runs an op: the call's argument > `use_backend` > ALR_LAYERS_BACKEND > "auto".
+
+"reference" is plain PyTorch, "fused" are the Triton kernels, "auto" is fused where they support
+the tensors at hand. "fused" never falls back: it raises with every reason. Everything is decided
+from metadata (device, dtype, shape), so nothing here waits for a device or breaks a graph.
+"""
+
+import importlib
+import logging
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alr_layers.kernels import reference
+
+BACKENDS = ("auto", "reference", "fused")
+ENVIRONMENT_VARIABLE = "ALR_LAYERS_BACKEND"
+
+# The module of alr_layers.kernels that holds an op's fused form; None: the op has no such form.
+# Such a module has functions of the reference's names and signatures, and
+# unsupported(op, *tensors) -> tuple[str, ...], the reasons why it cannot take these tensors.
+OPS: dict[str, str | None] = {
+    "semantic_similarity": None,
+    "text_vision_matrix": None,
+    "layout_context": None,
+    "gated_residual": None,
+    "closing_reduction": None,
+    "layout_closing_reduction": None,
+    "masked_difference": None,
+}
+
+_log = logging.getLogger("alr_layers")
+_announced: set[tuple[str, str]] = set()
+_has_triton = find_spec("triton") is not None
+
+
+class FusedUnavailableError(RuntimeError):
+    """The fused backend was asked for by name and cannot run; the message lists every reason."""
+
+
+def _validated(backend: str, origin: str) -> str:
+    if backend not in BACKENDS:
+        choices = ", ".join(repr(name) for name in BACKENDS)
+        raise ValueError(f"{origin} is {backend!r}, expected one of {choices}")
+    return backend
+
+
+def _load_fused() -> dict[str, ModuleType]:
+    if not _has_triton:
+        return {}
+    names = {name for name in OPS.values() if name is not None}
+    return {name: importlib.import_module(f"alr_layers.kernels.{name}") for name in names}
+
+
+_fused = _load_fused()
+_selected = _validated(os.environ.get(ENVIRONMENT_VARIABLE) or "auto", ENVIRONMENT_VARIABLE)
+
+
+class use_backend:
+    """Choose the backend of all calls that name none: "auto", "reference" or "fused".
+
+    A plain call sets it for good; as a context manager it is put back at the end of the block.
+    One setting for the whole process, not one per thread.
+
+    Example:
+        >>> with use_backend("reference"):
+        ...     print(explain("layout_context"))
+        layout_context: reference (asked for by name)
+    """
+
+    def __init__(self, backend: str) -> None:
+        global _selected
+        self.backend = _validated(backend, "backend")
+        self._previous = _selected
+        _selected = self.backend
+
+    def __enter__(self) -> "use_backend":
+        global _selected
+        _selected = self.backend
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        global _selected
+        _selected = self._previous
+
+
+def fused_obstacles(op: str, *tensors: Tensor) -> tuple[str, ...]:
+    """Every reason why `op` cannot run fused on these tensors; empty if it can."""
+    name = OPS[op]
+    reasons: tuple[str, ...] = ()
+    if not _has_triton:
+        reasons += ("triton is not installed (pip install triton)",)
+    if name is None:
+        reasons += ("the fused kernels of this op are not part of this version",)
+    if name is not None and name in _fused:
+        return reasons + tuple(_fused[name].unsupported(op, *tensors))
+    devices = sorted({tensor.device.type for tensor in tensors} - {"cuda"})
+    if devices:
+        reasons += (f"no CUDA device: tensors are on {', '.join(devices)}",)
+    return reasons
+
+
+def _choose(op: str, tensors: tuple[Tensor, ...], backend: str | None) -> str:
+    if op not in OPS:
+        raise ValueError(f"op is {op!r}, expected one of {', '.join(OPS)}")
+    wanted = _selected if backend is None else _validated(backend, "backend")
+    if wanted == "reference":
+        return "reference"
+    reasons = fused_obstacles(op, *tensors)
+    if not reasons:
+        return "fused"
+    if wanted == "fused":
+        raise FusedUnavailableError(
+            f"{op} cannot run on the fused backend: {'; '.join(reasons)}. "
+            'Use backend="auto" or backend="reference".'
+        )
+    return "reference"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _announce(op: str, path: str) -> bool:
+    """Log the first use of a path. A compiler runs this once, while it traces."""
+    if (op, path) not in _announced:
+        _announced.add((op, path))
+        _log.info("%s runs on the %s backend", op, path)
+    return True
+
+
+def resolve(op: str, tensors: tuple[Tensor, ...], backend: str | None = None) -> Callable[..., Any]:
+    """The implementation of `op` for these tensors.
+
+    Raises:
+        FusedUnavailableError: "fused" is asked for by name and cannot run.
+    """
+    path = _choose(op, tensors, backend)
+    _announce(op, path)
+    if path == "fused":
+        implementation: Callable[..., Any] = getattr(_fused[str(OPS[op])], op)
+    else:
+        implementation = getattr(reference, op)
+    return implementation
+
+
+def explain(op: str, *tensors: Tensor) -> str:
+    """Say in one line which backend `op` takes on these tensors, and why.
+
+    Args:
+        op: one of semantic_similarity, text_vision_matrix, layout_context, gated_residual,
+            closing_reduction, layout_closing_reduction, masked_difference.
+        tensors: what the op would be called with; without them only the general reasons count.
+
+    Example:
+        >>> explain("masked_difference")  # doctest: +ELLIPSIS
+        'masked_difference: ...'
+    """
+    if op not in OPS:
+        raise ValueError(f"op is {op!r}, expected one of {', '.join(OPS)}")
+    if _selected == "reference":
+        return f"{op}: reference (asked for by name)"
+    reasons = fused_obstacles(op, *tensors)
+    if not reasons:
+        return f"{op}: fused ({'asked for by name' if _selected == 'fused' else 'auto'})"
+    if _selected == "fused":
+        return f"{op}: unavailable (fused is asked for by name, but: {'; '.join(reasons)})"
+    return f"{op}: reference (auto; not fused: {'; '.join(reasons)})"
