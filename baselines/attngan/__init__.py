@@ -1,0 +1,1 @@
+"""AttnGAN (and AttnDCGAN): word attention as the fusion of a refinement stage."""

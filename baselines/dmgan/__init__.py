@@ -1,0 +1,1 @@
+"""DM-GAN: a dynamic memory as the fusion of a refinement stage."""

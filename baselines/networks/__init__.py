@@ -1,0 +1,1 @@
+"""Networks shared by the hosts: generator, discriminators, encoders, and their start."""

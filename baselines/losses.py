@@ -1,0 +1,284 @@
+"""The hosts' losses: adversarial, DAMSM, KL (baselines_spec 6).
+
+All are computed in float32 at least, whatever autocast says, and return scalars.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines.networks.masking import padding
+
+EPSILON = 1e-8
+
+
+def _accurate(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(t if t.dtype == torch.float64 else t.float() for t in tensors)
+
+
+def _no_autocast(tensor: Tensor) -> torch.autocast:
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def _region_attention(matches: Tensor, lengths: Tensor, gamma1: float) -> Tensor:
+    """Matches (..., N, T, R) of texts and regions -> each word's attention over the regions.
+
+    A softmax over the caption's own words per region, then one over regions, sharpened by gamma1.
+    """
+    padded = padding(lengths.to(matches.device), matches.shape[-2])[..., None]
+    shares = matches.masked_fill(padded, -torch.inf).softmax(dim=-2)
+    return (gamma1 * shares).softmax(dim=-1)
+
+
+def word_attention(regions: Tensor, words: Tensor, lengths: Tensor, *, gamma1: float) -> Tensor:
+    """Where the image encoder finds each word of the image's own caption.
+
+    Args:
+        regions: (B, E, H, W).
+        words: (B, E, T).
+        lengths: (B,) integers.
+        gamma1: sharpness.
+
+    Returns:
+        (B, T, H, W); sums to 1 over the grid, meaningless at padded words.
+    """
+    regions, words = _accurate(regions, words)
+    with _no_autocast(regions):
+        matches = torch.einsum("bdr,bdt->btr", regions.flatten(2), words)
+        return _region_attention(matches, lengths, gamma1).unflatten(2, regions.shape[2:])
+
+
+def word_scores(
+    regions: Tensor, words: Tensor, lengths: Tensor, *, gamma1: float, gamma2: float
+) -> Tensor:
+    """How well each image's regions answer each text's words, R(image, text).
+
+    Args:
+        regions: (B, E, H, W) of B images.
+        words: (N, E, T) of N texts; N need not equal B.
+        lengths: (N,) integers.
+        gamma1: sharpness of each word's attention over regions.
+        gamma2: sharpness of the maximum over words.
+
+    Returns:
+        (B, N). The largest intermediates are (B, N, T, regions).
+    """
+    regions, words = _accurate(regions, words)
+    with _no_autocast(regions):
+        regions = regions.flatten(2)
+        matches = torch.einsum("bdr,ndt->bntr", regions, words)
+        attention = _region_attention(matches, lengths, gamma1)
+        context = torch.einsum("bntr,bdr->bntd", attention, regions)
+        products = torch.einsum("bntd,ndt->bnt", context, words)
+        norms = context.norm(dim=3) * words.norm(dim=1)
+        relevance = gamma2 * products / norms.clamp(min=EPSILON)
+        padded = padding(lengths.to(words.device), words.shape[2])
+        return relevance.masked_fill(padded, -torch.inf).logsumexp(dim=2)
+
+
+def sentence_scores(code: Tensor, sentence: Tensor) -> Tensor:
+    """Cosine of every image code (B, E) with every sentence (N, E), (B, N)."""
+    code, sentence = _accurate(code, sentence)
+    with _no_autocast(code):
+        norms = code.norm(dim=1)[:, None] * sentence.norm(dim=1)
+        return code @ sentence.t() / norms.clamp(min=EPSILON)
+
+
+def matching_loss(
+    scores: Tensor,
+    row_classes: Tensor | None = None,
+    column_classes: Tensor | None = None,
+    *,
+    offset: int = 0,
+) -> Tensor:
+    """Cross-entropy that asks of every row to pick its own column.
+
+    Args:
+        scores: (B, N); the match of row i is column `offset + i`.
+        row_classes: (B,) class ids; columns of a row's class, other than its match, do not
+            compete. None: all do.
+        column_classes: (N,) class ids.
+        offset: column of the first row's match, for rows that are one process's share.
+
+    Returns:
+        Scalar mean over rows; 0 where nothing competes.
+    """
+    target = offset + torch.arange(scores.shape[0], device=scores.device)
+    if row_classes is not None and column_classes is not None:
+        same = row_classes[:, None] == column_classes
+        own = target[:, None] == torch.arange(scores.shape[1], device=scores.device)
+        scores = scores.masked_fill(same & ~own, -torch.inf)
+    return F.cross_entropy(scores, target)
+
+
+def _both_ways(scores: Tensor, class_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+    return (
+        matching_loss(scores, class_ids, class_ids),
+        matching_loss(scores.t(), class_ids, class_ids),
+    )
+
+
+def words_loss(
+    regions: Tensor,
+    words: Tensor,
+    lengths: Tensor,
+    class_ids: Tensor | None,
+    *,
+    gamma1: float,
+    gamma2: float,
+    gamma3: float,
+) -> tuple[Tensor, Tensor]:
+    """DAMSM's word loss (baselines_spec 6.2), (image to text, text to image).
+
+    Args:
+        regions: (B, E, H, W).
+        words: (B, E, T), anything in the padded columns.
+        lengths: (B,) integers.
+        class_ids: (B,) integers or None; samples of one class do not compete.
+        gamma1: see `word_scores`.
+        gamma2: see `word_scores`.
+        gamma3: sharpness of the choice among the batch.
+    """
+    scores = word_scores(regions, words, lengths, gamma1=gamma1, gamma2=gamma2)
+    return _both_ways(gamma3 * scores, class_ids)
+
+
+def sentence_loss(
+    code: Tensor, sentence: Tensor, class_ids: Tensor | None, *, gamma3: float
+) -> tuple[Tensor, Tensor]:
+    """DAMSM's sentence loss of (B, E) codes and sentences: (image to text, text to image)."""
+    return _both_ways(gamma3 * sentence_scores(code, sentence), class_ids)
+
+
+def _cross_entropy(logits: Tensor, real: bool) -> Tensor:
+    (logits,) = _accurate(logits)
+    target = torch.full_like(logits, float(real))
+    return F.binary_cross_entropy_with_logits(logits, target)
+
+
+def derangement(class_ids: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """For every sample of the batch another one, of another class where that is possible.
+
+    Args:
+        class_ids: (B,) integers, B >= 2.
+        generator: source of the randomness, on the device of `class_ids`.
+
+    Returns:
+        (B,) int64, a permutation without fixed points in which as few samples as possible meet
+        their own class: none, unless one class holds more than half of the batch.
+
+    Raises:
+        ValueError: when B < 2.
+    """
+    batch, device = class_ids.shape[0], class_ids.device
+    if batch < 2:
+        raise ValueError(f"mismatched pairs need a batch of at least 2, got {batch}")
+    shuffle = torch.randperm(batch, generator=generator, device=device)
+    order = shuffle[torch.argsort(class_ids[shuffle], stable=True)]
+    largest = (class_ids[:, None] == class_ids).sum(dim=1).max()
+    # In class order a shift by the size of the largest class leaves every class behind. If all
+    # are of one class, any shift will do.
+    shift = torch.where(largest == batch, 1, largest)
+    partner = order[(torch.arange(batch, device=device) + shift) % batch]
+    return torch.empty_like(order).scatter_(0, order, partner)
+
+
+def _mismatched(
+    discriminator: nn.Module, features: Tensor, sentence: Tensor, wrong: str | Tensor
+) -> Tensor:
+    if isinstance(wrong, Tensor):
+        if wrong.shape != sentence.shape:
+            raise ValueError(
+                f"wrong must have the shape of sentence, {tuple(sentence.shape)}, "
+                f"got {tuple(wrong.shape)}"
+            )
+        return discriminator.conditional(features, wrong)
+    if wrong != "shift":
+        raise ValueError(f'wrong must be "shift" or a (B, E) tensor of sentences, got {wrong!r}')
+    if sentence.shape[0] < 2:
+        raise ValueError(
+            'wrong="shift" pairs each image with the next caption and needs a batch of at least 2, '
+            f"got {sentence.shape[0]}; use a larger batch or pass mismatched sentences"
+        )
+    return discriminator.conditional(features[:-1], sentence[1:])
+
+
+def discriminator_terms(
+    discriminator: nn.Module,
+    real: Tensor,
+    fake: Tensor,
+    sentence: Tensor,
+    *,
+    wrong: str | Tensor = "shift",
+) -> dict[str, Tensor]:
+    """A discriminator's loss and its parts (baselines_spec 6.1).
+
+    Args:
+        discriminator: a `Discriminator`.
+        real: (B, 3, S, S).
+        fake: (B, 3, S, S); detached here.
+        sentence: (B, E) of the real images.
+        wrong: "shift" pairs real image i with sentence i+1 as the originals do (B-1 pairs, classes
+            unchecked); or (B, E), a mismatched sentence for every real image (`derangement`).
+
+    Returns:
+        "total"; the cross-entropies "real", "fake", "wrong" of the conditional head and
+        "real_unconditional", "fake_unconditional" if there is that head; and, without gradient,
+        the mean conditional logits "logit_real", "logit_fake", "logit_wrong".
+
+    Raises:
+        ValueError: B < 2 with "shift", or `wrong` of another shape than `sentence`.
+    """
+    real_features = discriminator(real)
+    fake_features = discriminator(fake.detach())
+    real_logits = discriminator.conditional(real_features, sentence)
+    fake_logits = discriminator.conditional(fake_features, sentence)
+    wrong_logits = _mismatched(discriminator, real_features, sentence, wrong)
+    terms = {
+        "real": _cross_entropy(real_logits, True),
+        "fake": _cross_entropy(fake_logits, False),
+        "wrong": _cross_entropy(wrong_logits, False),
+        "logit_real": real_logits.detach().float().mean(),
+        "logit_fake": fake_logits.detach().float().mean(),
+        "logit_wrong": wrong_logits.detach().float().mean(),
+    }
+    if discriminator.unconditional is None:
+        terms["total"] = terms["real"] + (terms["fake"] + terms["wrong"]) / 2
+        return terms
+    real_alone = _cross_entropy(discriminator.unconditional(real_features), True)
+    fake_alone = _cross_entropy(discriminator.unconditional(fake_features), False)
+    total = (real_alone + terms["real"]) / 2 + (fake_alone + terms["fake"] + terms["wrong"]) / 3
+    return terms | {
+        "real_unconditional": real_alone,
+        "fake_unconditional": fake_alone,
+        "total": total,
+    }
+
+
+def discriminator_loss(
+    discriminator: nn.Module,
+    real: Tensor,
+    fake: Tensor,
+    sentence: Tensor,
+    *,
+    wrong: str | Tensor = "shift",
+) -> Tensor:
+    """The "total" of `discriminator_terms`."""
+    return discriminator_terms(discriminator, real, fake, sentence, wrong=wrong)["total"]
+
+
+def generator_loss(discriminator: nn.Module, fake: Tensor, sentence: Tensor) -> Tensor:
+    """How far one scale's fakes (B, 3, S, S) are from passing for real and for matching."""
+    features = discriminator(fake)
+    loss = _cross_entropy(discriminator.conditional(features, sentence), True)
+    if discriminator.unconditional is None:
+        return loss
+    return loss + _cross_entropy(discriminator.unconditional(features), True)
+
+
+def kl_loss(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL divergence of N(mu, exp(logvar)) from N(0, I), mean over batch and dimensions."""
+    mu, logvar = _accurate(mu, logvar)
+    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).mean()
