@@ -1,0 +1,190 @@
+"""Convolutional trunks of the image encoder.
+
+A trunk maps images (B, 3, S, S) in [-1, 1] to a map of regions (B, region_dim, R, R) and a pooled
+vector (B, code_dim), and says `region_dim`, `code_dim` and `region_size` (R).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+INCEPTION = "inception_v3"
+SMALL = "small"
+INCEPTION_TAG = "inception_v3.tv_in1k"
+SMALL_REGIONS = 8
+# torchvision's file also holds the classifier and the auxiliary head, which are not used here.
+UNUSED_INCEPTION_KEYS = ("AuxLogits.", "fc.")
+
+
+class InceptionTrunk(nn.Module):
+    """Inception-v3 with regions from Mixed_6e (17x17 at 299 px), baselines_spec 3."""
+
+    region_dim = 768
+    code_dim = 2048
+
+    def __init__(self, input_size: int, pretrained: bool, weights_file: Path | None) -> None:
+        super().__init__()
+        if input_size < 75:
+            raise ValueError(f"{INCEPTION} needs input_size of at least 75, got {input_size}")
+        grid = _valid(input_size, 3, 2)  # 1a
+        grid = _valid(_valid(grid, 3, 1), 3, 2)  # 2a, pool (2b keeps the grid)
+        grid = _valid(_valid(grid, 3, 1), 3, 2)  # 4a, pool
+        self.region_size = _valid(grid, 3, 2)  # Mixed_6a
+        self.net = _create(
+            lambda download: timm.create_model(
+                INCEPTION_TAG, pretrained=download, num_classes=0, aux_logits=False
+            ),
+            INCEPTION,
+            download=pretrained and weights_file is None,
+        )
+        if weights_file is not None:
+            _load_inception(self.net, weights_file)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, S, S) -> (B, 768, R, R), (B, 2048)."""
+        regions = self.net.forward_preaux(images)
+        return regions, self.net.forward_postaux(regions).mean(dim=(2, 3))
+
+
+class PyramidTrunk(nn.Module):
+    """Any timm network with feature levels.
+
+    Regions come from the deepest level of stride at most 16 whose grid is at least 8x8 (else from
+    the finest level), the code from the deepest level of all.
+    """
+
+    def __init__(
+        self, name: str, input_size: int, pretrained: bool, weights_file: Path | None
+    ) -> None:
+        super().__init__()
+        overlay = {} if weights_file is None else {"file": str(weights_file)}
+        self.net = _create(
+            lambda load: timm.create_model(
+                name, features_only=True, pretrained=load, pretrained_cfg_overlay=overlay
+            ),
+            name,
+            download=pretrained or weights_file is not None,
+        )
+        strides = self.net.feature_info.reduction()
+        fitting = [k for k, s in enumerate(strides) if s <= 16 and input_size // s >= 8]
+        self.level = max(fitting, default=0)
+        self.region_dim = self.net.feature_info.channels()[self.level]
+        self.code_dim = self.net.feature_info.channels()[-1]
+        self.region_size = -(-input_size // strides[self.level])
+        expected = self.net.default_cfg
+        mean, std = (torch.tensor(expected[key]).view(3, 1, 1) for key in ("mean", "std"))
+        # From [-1, 1] to what the network was trained on: ((x + 1) / 2 - mean) / std.
+        self.register_buffer("scale", 0.5 / std, persistent=False)
+        self.register_buffer("shift", (0.5 - mean) / std, persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, S, S) -> (B, region_dim, R, R), (B, code_dim)."""
+        levels = self.net(images * self.scale + self.shift)
+        return levels[self.level], levels[-1].mean(dim=(2, 3))
+
+
+class SmallTrunk(nn.Module):
+    """A light trunk to be trained from scratch on a CPU; 8x8 regions whatever the input size.
+
+    Group norm, so that it computes the same in training and evaluation and for any batch.
+    `input_size` is 32 px or a power-of-two multiple.
+    """
+
+    region_dim = 128
+    code_dim = 128
+    region_size = SMALL_REGIONS
+
+    def __init__(self, input_size: int) -> None:
+        super().__init__()
+        halvings = (input_size // SMALL_REGIONS).bit_length() - 1
+        if input_size != SMALL_REGIONS * 2**halvings or halvings < 2:
+            raise ValueError(
+                f"the {SMALL!r} trunk needs input_size 32, 64, 128, ..., got {input_size}"
+            )
+        stem = [_small_block(3, 32, 1 if halvings == 2 else 2)]
+        stem += [_small_block(32, 32, 2) for _ in range(halvings - 3)]
+        self.regions = nn.Sequential(
+            *stem,
+            _small_block(32, 64, 2),
+            _small_block(64, 96, 2),
+            _small_block(96, 128, 1),
+        )
+        self.code = _small_block(128, 128, 2)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, S, S) -> (B, 128, 8, 8), (B, 128)."""
+        regions = self.regions(images)
+        return regions, self.code(regions).mean(dim=(2, 3))
+
+
+def make_trunk(
+    name: str, input_size: int, *, pretrained: bool, weights_file: str | Path | None
+) -> nn.Module:
+    """The trunk called `name`: "inception_v3", "small" or a timm network with feature levels.
+
+    Raises:
+        ValueError: an unknown name, or weights asked of "small", which has none.
+        RuntimeError: the weights cannot be downloaded, or the file does not fit.
+    """
+    path = None if weights_file is None else Path(weights_file)
+    if path is not None and not path.is_file():
+        raise ValueError(f"no file of image encoder weights at {path}")
+    if name == SMALL:
+        if pretrained or path is not None:
+            raise ValueError(f"the {SMALL!r} trunk has no pretrained weights; train it instead")
+        return SmallTrunk(input_size)
+    if name == INCEPTION:
+        return InceptionTrunk(input_size, pretrained, path)
+    if not timm.is_model(name):
+        raise ValueError(
+            f"unknown image encoder trunk {name!r}: use {INCEPTION!r}, {SMALL!r} or a timm network "
+            "with feature levels such as 'tf_efficientnet_lite0'"
+        )
+    return PyramidTrunk(name, input_size, pretrained, path)
+
+
+def _valid(size: int, kernel: int, stride: int) -> int:
+    return (size - kernel) // stride + 1
+
+
+def _small_block(in_dim: int, out_dim: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_dim, out_dim, 3, stride, 1, bias=False),
+        nn.GroupNorm(8, out_dim),
+        nn.LeakyReLU(0.1),
+    )
+
+
+def _create(make: Callable[[bool], nn.Module], name: str, *, download: bool) -> nn.Module:
+    try:
+        return make(download)
+    except OSError as error:
+        config = timm.get_pretrained_cfg(INCEPTION_TAG if name == INCEPTION else name)
+        wanted = Path(config.url or config.hf_hub_id or name).name
+        raise RuntimeError(
+            f"the pretrained weights of {name} could not be loaded ({type(error).__name__}). Fetch "
+            f"{wanted} on a machine with a connection and give it as --image-weights FILE, or "
+            "train the trunk from scratch"
+        ) from error
+
+
+def _load_inception(net: nn.Module, path: Path) -> None:
+    if path.suffix == ".safetensors":
+        state = load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    state = {
+        key: value for key, value in state.items() if not key.startswith(UNUSED_INCEPTION_KEYS)
+    }
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"{path.name} does not hold torchvision's Inception-v3: {error}"
+        ) from None
