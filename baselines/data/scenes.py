@@ -1,0 +1,122 @@
+"""`scenes`, the embedded data set: captioned scenes drawn on the fly, nothing to download."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from baselines.data import scene_captions
+from baselines.data.scene_captions import Caption
+from baselines.data.scene_content import BACKGROUNDS, Scene, sample_scene
+from baselines.data.scene_drawing import draw
+
+SPLITS = ("train", "test")
+CAPTIONS = 10
+SMALLEST = 16
+
+
+class Scenes:
+    """Scenes of 1 to `max_objects` coloured shapes, ten captions each.
+
+    Everything about item `index` follows from (seed, split, index) alone, on every platform and for
+    any number of workers; the geometry is the same at every size. A test scene always shows
+    a combination of colour, shape and position that no training scene shows.
+
+    Args:
+        split: "train" or "test".
+        seed: chooses the scenes, not the held-out combinations. At least 0.
+        images: how many scenes there are; the first ones are the same whatever the number.
+        max_objects: 1, 2 or 3. 1 is the easy variant: single objects whose place is what matters.
+        backgrounds: kinds of background to draw from, see `scene_content.BACKGROUNDS`.
+    """
+
+    name = "scenes"
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        seed: int = 0,
+        images: int = 20000,
+        max_objects: int = 3,
+        backgrounds: Sequence[str] = BACKGROUNDS,
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; expected 0 or more")
+        if images < 1:
+            raise ValueError(f"images is {images}; expected at least 1")
+        if max_objects not in (1, 2, 3):
+            raise ValueError(f"max_objects is {max_objects}; expected 1, 2 or 3")
+        unknown = [kind for kind in backgrounds if kind not in BACKGROUNDS]
+        if unknown or not backgrounds:
+            raise ValueError(
+                f"backgrounds is {tuple(backgrounds)!r}; expected some of {', '.join(BACKGROUNDS)}"
+            )
+        self.split = split
+        self.seed = seed
+        self.max_objects = max_objects
+        self.backgrounds = tuple(backgrounds)
+        self._images = images
+        self._latest: tuple[int, Scene] | None = None
+
+    def __len__(self) -> int:
+        return self._images
+
+    def scene(self, index: int) -> Scene:
+        """Objects, boxes, relations and background of item `index`."""
+        if not 0 <= index < self._images:
+            raise IndexError(f"scene {index} of {self._images}")
+        latest = self._latest
+        if latest is not None and latest[0] == index:
+            return latest[1]
+        scene = sample_scene(
+            self._generator(index, stream=0),
+            max_objects=self.max_objects,
+            backgrounds=self.backgrounds,
+            test=self.split == "test",
+        )
+        self._latest = (index, scene)
+        return scene
+
+    def image(self, index: int, size: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """The picture, (3, size, size) float32 in [-1, 1] on 256 levels; size is at least 16.
+
+        There is no augmentation, with or without `generator`: a flip would turn "left of" into a
+        lie, and every scene is drawn anew anyway.
+        """
+        if size < SMALLEST:
+            raise ValueError(f"size is {size}; scenes are drawn at {SMALLEST} pixels and more")
+        pixels = torch.from_numpy(draw(self.scene(index), size))
+        return pixels.permute(2, 0, 1).to(torch.float32).div_(127.5).sub_(1).contiguous()
+
+    def described(self, index: int) -> tuple[Caption, ...]:
+        """The ten captions with what each states."""
+        rng = self._generator(index, stream=1)
+        return scene_captions.describe(self.scene(index), rng, CAPTIONS)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """The ten captions' text."""
+        return tuple(caption.text for caption in self.described(index))
+
+    def class_id(self, index: int) -> int:
+        """What the scene holds, see `Scene.class_id`."""
+        return self.scene(index).class_id
+
+    def key(self, index: int) -> str:
+        """A name for files, unique over splits and seeds."""
+        return f"scenes-{self.split}-{self.seed}-{index:06d}"
+
+    @staticmethod
+    def vocabulary_captions() -> Iterator[str]:
+        """Sentences with every word of every caption, to build a vocabulary from at once."""
+        return scene_captions.vocabulary_captions()
+
+    def _generator(self, index: int, *, stream: int) -> np.random.Generator:
+        entropy = [self.seed, SPLITS.index(self.split), index]
+        seeds = np.random.SeedSequence(entropy, spawn_key=(stream,))
+        return np.random.Generator(np.random.PCG64(seeds))
