@@ -71,7 +71,7 @@ def box_crop(image: Image.Image, box: Box) -> Image.Image:
     Half its side is ⌊0.75 · max(width, height)⌋; the crop is clipped to the image.
     """
     x, y, width, height = box
-    radius = math.floor(max(width, height) * 0.75)
+    radius = max(1, math.floor(max(width, height) * 0.75))
     centre_x, centre_y = math.floor((2 * x + width) / 2), math.floor((2 * y + height) / 2)
     return image.crop(
         (

@@ -1,0 +1,83 @@
+"""MS-COCO 2014 captions in the layout in which it is distributed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from baselines.data.files import (
+    FileSource,
+    Problem,
+    Record,
+    first_captions,
+    inside,
+    read_lines,
+    require_files,
+    require_root,
+)
+from baselines.data.source import DataError
+
+_FOLDERS = {"train": "train2014", "test": "val2014"}
+
+
+class Coco(FileSource):
+    """Everyday scenes; every image is its own class.
+
+    Args:
+        root: holds `train2014/`, `val2014/` and `annotations/captions_{train,val}2014.json`. The
+            images listed there are used, whatever else lies in the folders.
+        split: "train", or "test" for val2014.
+        captions_per_image: how many of the captions of an image are used; 0 is all.
+
+    Raises:
+        DataError: files are missing (names them) or not of the expected form.
+    """
+
+    def __init__(self, root: str | Path, split: str, *, captions_per_image: int = 0) -> None:
+        folder = require_root("coco", root, split)
+        images = folder / _FOLDERS[split]
+        annotations = folder / "annotations" / f"captions_{_FOLDERS[split]}.json"
+        require_files("coco", images, annotations)
+        rows, texts = _read(annotations)
+        records = []
+        for number, (image_id, name) in enumerate(rows):
+            path = inside(images, name, f"{annotations}, image {image_id}")
+            key = name.rsplit(".", 1)[0]
+            captions = texts.pop(image_id, ())
+            problems = ()
+            if not captions:
+                detail = f"image {image_id} has no annotation in {annotations}"
+                problems = (Problem("missing captions", key, detail),)
+            captions = first_captions(captions, captions_per_image)
+            records.append(Record(path, key, captions, number, problems=problems))
+        notes = ()
+        if texts:
+            count = sum(map(len, texts.values()))
+            notes = (
+                f"{count} captions of {len(texts)} images not listed in {annotations} left out",
+            )
+        super().__init__("coco", split, records, notes)
+
+
+def _read(path: Path) -> tuple[list[tuple[int, str]], dict[int, list[str]]]:
+    """(image id, file name) of every image, and the captions of every image id."""
+    try:
+        content: Any = json.loads("\n".join(read_lines(path)))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, line {error.lineno}: not JSON ({error.msg}): download it again"
+        ) from error
+    try:
+        rows = [(int(row["id"]), str(row["file_name"])) for row in content["images"]]
+        texts: dict[int, list[str]] = {}
+        for row in content["annotations"]:
+            if not isinstance(row["caption"], str):
+                raise TypeError(f"the caption of annotation {row.get('id')} is no string")
+            texts.setdefault(int(row["image_id"]), []).append(row["caption"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} is no COCO caption file ({type(error).__name__}: {error}): expected "
+            '"images" with "id" and "file_name", and "annotations" with "image_id" and "caption"'
+        ) from error
+    return rows, texts

@@ -1,0 +1,214 @@
+"""Sources whose images lie in files: what `cub`, `coco` and `folder` share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from baselines.data.source import Box, DataError, box_crop, open_rgb, to_square
+from baselines.data.vocabulary import tokenize
+
+SPLITS = ("train", "test")
+
+
+class Problem(NamedTuple):
+    """One thing wrong with one image; `caption` numbers the caption if only that is broken."""
+
+    kind: str
+    key: str
+    detail: str
+    caption: int | None = None
+
+
+class Record(NamedTuple):
+    """One image file with what is known of it; `problems` were met while reading the lists."""
+
+    path: Path
+    key: str
+    captions: tuple[str, ...]
+    class_id: int
+    box: Box | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+class FileSource:
+    """A `Source` over image files (see baselines.data.source).
+
+    Args:
+        name: of the data set.
+        split: "train" or "test".
+        records: one per image.
+        notes: what the user should know of how the data were read.
+    """
+
+    def __init__(
+        self, name: str, split: str, records: Sequence[Record], notes: Sequence[str] = ()
+    ) -> None:
+        self.name, self.split = name, split
+        self.records = tuple(records)
+        self.notes = tuple(notes)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.split}, {len(self)} images)"
+
+    def image(self, index: int, size: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """(3, size, size) float32 in [-1, 1]; cropped around the box where there is one.
+
+        Raises:
+            DataError: the file cannot be decoded.
+        """
+        record = self.records[index]
+        try:
+            image = open_rgb(record.path)
+        except Exception as error:
+            raise DataError(
+                f"image {record.path} cannot be read ({error}): mend it, or leave it out with "
+                "--skip-broken (data.skip_broken=true)"
+            ) from error
+        if record.box is not None:
+            image = box_crop(image, record.box)
+        return to_square(image, size, generator)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """The raw captions of an image."""
+        return self.records[index].captions
+
+    def class_id(self, index: int) -> int:
+        """The class of an image."""
+        return self.records[index].class_id
+
+    def key(self, index: int) -> str:
+        """The name of an image, unique in the data set."""
+        return self.records[index].key
+
+    def verify(self, index: int) -> list[Problem]:
+        """Everything wrong with an image, its file and its box; captions are the scan's part."""
+        record = self.records[index]
+        problems = list(record.problems)
+        try:
+            width, height = _decode(record.path)
+        except FileNotFoundError:
+            return [*problems, Problem("missing image", record.key, str(record.path))]
+        except Exception as error:
+            # Decoders raise anything on damaged files, and each such file belongs in the report.
+            detail = f"{record.path}: {error}"
+            return [*problems, Problem("broken image", record.key, detail)]
+        if record.box is not None:
+            fault = box_fault(record.box, width, height)
+            if fault:
+                problems.append(Problem("bad box", record.key, fault))
+        return problems
+
+
+def _decode(path: Path) -> tuple[int, int]:
+    """Width and height of an image file after decoding all of it."""
+    if path.exists() and not path.stat().st_size:
+        raise OSError("the file is empty")
+    with Image.open(path) as image:
+        size = image.size
+        # JPEG at an eighth of its size: all of the file is still read, the transforms are saved.
+        image.draft("RGB", (1, 1))
+        image.load()
+    return size
+
+
+def box_fault(box: Box, width: int, height: int) -> str:
+    """What is wrong with a box (x, y, width, height) in an image, or "".
+
+    Annotators' boxes reach over the edge a little, and the crop is clipped there; a box that lies
+    outside with more than half of its area belongs to another image or another scale.
+    """
+    x, y, box_width, box_height = box
+    where = f"box {_numbers(box)} in an image of {width}×{height}"
+    if not all(map(math.isfinite, box)):
+        return f"{where}: not finite"
+    if box_width <= 0 or box_height <= 0:
+        return f"{where}: width and height must be positive"
+    inside = max(0.0, min(x + box_width, width) - max(x, 0)) * max(
+        0.0, min(y + box_height, height) - max(y, 0)
+    )
+    share = inside / (box_width * box_height)
+    return "" if share >= 0.5 else f"{where}: {1 - share:.0%} of it lies outside"
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in values) + ")"
+
+
+def first_captions(captions: Sequence[str], limit: int) -> tuple[str, ...]:
+    """The captions up to the `limit`-th that has a word (all of them for 0).
+
+    Captions without a word on the way stay, so that the scan names them, but do not count.
+    """
+    if limit <= 0 or len(captions) <= limit:
+        return tuple(captions)
+    usable = 0
+    for number, caption in enumerate(captions):
+        usable += bool(tokenize(caption))
+        if usable == limit:
+            return tuple(captions[: number + 1])
+    return tuple(captions)
+
+
+def require_root(name: str, root: str | Path, split: str) -> Path:
+    """The folder of a data set.
+
+    Raises:
+        DataError: no such folder or no such split.
+    """
+    if split not in SPLITS:
+        raise DataError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
+    if not str(root):
+        raise DataError(f"data.root is empty: {name} needs the folder of the data set there")
+    path = Path(root)
+    if not path.is_dir():
+        raise DataError(f"data.root={root} is not a folder (looked for {path.resolve()})")
+    return path
+
+
+def require_files(name: str, *paths: Path) -> None:
+    """Raise a DataError naming every one of `paths` that does not exist."""
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise DataError(f"{name} lacks {len(missing)} of its files: " + ", ".join(missing))
+
+
+def inside(folder: Path, name: str, where: str) -> Path:
+    """`folder / name`.
+
+    Raises:
+        DataError: `name` is empty, absolute, or climbs out of `folder`.
+    """
+    for kind in (PurePosixPath, PureWindowsPath):
+        path = kind(name)
+        if not name.strip() or path.is_absolute() or path.drive or ".." in path.parts:
+            raise DataError(
+                f"{where}: file name {name!r} does not lie inside {folder}: "
+                "give names relative to that folder, without '..'"
+            )
+    return folder / name
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file without their ends.
+
+    Raises:
+        DataError: missing, or not UTF-8 (names the byte).
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 (byte {error.start}: {error.reason}): save it as UTF-8"
+        ) from error
