@@ -1,1 +1,36 @@
 """Adaptive layout refinement (ALR-GAN) as layers and losses for text-to-image GANs."""
+
+from alr_layers.alr import ALRLoss, ALRModule, LayoutOutput
+from alr_layers.functional import (
+    alr_loss,
+    alr_residual,
+    layout_mask,
+    perception_refinement_loss,
+    semantic_similarity,
+    style_refinement_loss,
+    text_vision_matrix,
+)
+from alr_layers.kernels.dispatch import FusedUnavailableError, explain, use_backend
+from alr_layers.lvr import LVRLoss
+from alr_layers.refinement import LayoutEncoder, LayoutRefinement
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ALRLoss",
+    "ALRModule",
+    "FusedUnavailableError",
+    "LVRLoss",
+    "LayoutEncoder",
+    "LayoutOutput",
+    "LayoutRefinement",
+    "alr_loss",
+    "alr_residual",
+    "explain",
+    "layout_mask",
+    "perception_refinement_loss",
+    "semantic_similarity",
+    "style_refinement_loss",
+    "text_vision_matrix",
+    "use_backend",
+]

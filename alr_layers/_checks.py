@@ -1,0 +1,106 @@
+"""Named errors for bad input, from metadata alone: no check waits for a device.
+
+Values are looked at in one place, `lengths` on a CPU, and never while a compiler traces.
+"""
+
+import torch
+from torch import Tensor
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"({', '.join(str(size) for size in tensor.shape)})"
+
+
+def floating(name: str, value: Tensor, legend: str) -> None:
+    """A floating tensor with one dimension per entry of `legend`, e.g. "B, D, H, W"."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}, expected a tensor ({legend})")
+    rank = len(legend.split(", "))
+    if value.dim() != rank:
+        raise ValueError(f"{name} has shape {_shape(value)}, expected {rank} dimensions ({legend})")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} has dtype {value.dtype}, expected a floating dtype")
+    if 0 in value.shape[1:]:
+        raise ValueError(
+            f"{name} has shape {_shape(value)}, expected no empty dimension ({legend})"
+        )
+
+
+def same_sizes(
+    name: str, value: Tensor, other_name: str, other: Tensor, dims: str, words: str
+) -> None:
+    """`value` agrees with `other` in `dims`, a string of digits such as "023"."""
+    for dim in map(int, dims):
+        if value.shape[dim] != other.shape[dim]:
+            raise ValueError(
+                f"{name} has shape {_shape(value)}, expected {other.shape[dim]} in dimension {dim}:"
+                f" the same {words} as {other_name} of shape {_shape(other)}"
+            )
+
+
+def same_device(**tensors: Tensor) -> None:
+    """All tensors lie on one device."""
+    (first, reference), *rest = tensors.items()
+    for name, tensor in rest:
+        if tensor.device != reference.device:
+            raise ValueError(
+                f"{name} is on {tensor.device}, expected {reference.device} like {first};"
+                f" move it there with {name}.to({first}.device)"
+            )
+
+
+def channels(name: str, value: Tensor, expected: int, source: str) -> None:
+    """Dimension 1 of `value` is what the module was built for."""
+    if value.shape[1] != expected:
+        raise ValueError(
+            f"{name} has shape {_shape(value)}, expected {expected} channels ({source})"
+        )
+
+
+def caption_lengths(lengths: Tensor, words_name: str, words: Tensor) -> None:
+    """`lengths` is (B,), integer, and (where that can be known for free) within 1..T."""
+    if not isinstance(lengths, Tensor):
+        raise TypeError(f"lengths is a {type(lengths).__name__}, expected an integer tensor (B,)")
+    if lengths.dtype == torch.bool or lengths.is_floating_point() or lengths.is_complex():
+        raise TypeError(f"lengths has dtype {lengths.dtype}, expected an integer dtype")
+    batch, _, limit = words.shape
+    if lengths.shape != (batch,):
+        raise ValueError(
+            f"lengths has shape {_shape(lengths)}, expected ({batch},): one caption length per"
+            f" sample of {words_name} of shape {_shape(words)}"
+        )
+    same_device(**{words_name: words, "lengths": lengths})
+    if torch.compiler.is_compiling() or lengths.device.type != "cpu" or batch == 0:
+        return
+    lowest, highest = (int(value) for value in lengths.aminmax())
+    if lowest < 1 or highest > limit:
+        wrong = lowest if lowest < 1 else highest
+        raise ValueError(
+            f"lengths holds {wrong}, expected 1..{limit}: the number of real words of a caption,"
+            f" of the T = {limit} columns of {words_name}"
+        )
+
+
+def threshold(gamma: float) -> float:
+    """γ within [0, 1], where every residual of two layouts lies."""
+    if isinstance(gamma, bool) or not isinstance(gamma, (int, float)):
+        raise TypeError(f"gamma is a {type(gamma).__name__}, expected a number in [0, 1]")
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma is {gamma}, expected a number in [0, 1]")
+    return float(gamma)
+
+
+def choice(name: str, value: str, options: tuple[str, ...]) -> str:
+    """`value` is one of `options`."""
+    if value not in options:
+        raise ValueError(f"{name} is {value!r}, expected {' or '.join(map(repr, options))}")
+    return value
+
+
+def count(name: str, value: int) -> int:
+    """A positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is a {type(value).__name__}, expected a positive integer")
+    if value < 1:
+        raise ValueError(f"{name} is {value}, expected a positive integer")
+    return value

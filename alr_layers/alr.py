@@ -1,0 +1,229 @@
+"""Align the layout of the synthesized image with that of the real one: ALRModule and ALRLoss."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, leaky_relu
+
+from alr_layers import _checks, functional
+from alr_layers.kernels.dispatch import resolve
+from alr_layers.kernels.reference import padding_mask
+
+
+class LayoutOutput(NamedTuple):
+    """What `ALRModule` returns: the word context (B, D, H, W) and the layout (B, T, H, W)."""
+
+    context: Tensor
+    layout: Tensor
+
+
+class ALRModule(nn.Module):
+    """Word context and layout of a stage's features: the part that stays at inference (E1-E3).
+
+    Compares the stage's *input* features h_{i-1} with the words (our reading), the host then
+    concatenates the context with them. The softmax runs over the real words of each region, as in
+    AttnGAN (our reading).
+
+    Args:
+        feature_dim: D, channels of the features.
+        word_dim: C, channels of the words.
+        backend: "auto", "reference" or "fused"; None follows `use_backend`.
+
+    Example:
+        >>> import torch
+        >>> alr = ALRModule(32, 256)
+        >>> features, words = torch.randn(2, 32, 8, 8), torch.randn(2, 256, 18)
+        >>> context, layout = alr(features, words, torch.tensor([18, 7]))
+        >>> context.shape, layout.shape
+        (torch.Size([2, 32, 8, 8]), torch.Size([2, 18, 8, 8]))
+    """
+
+    def __init__(self, feature_dim: int, word_dim: int, *, backend: str | None = None) -> None:
+        super().__init__()
+        self.feature_dim = _checks.count("feature_dim", feature_dim)
+        self.word_dim = _checks.count("word_dim", word_dim)
+        self.backend = backend
+        self.word_projection = nn.Conv1d(word_dim, feature_dim, 1, bias=False)
+
+    def _project(self, features: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
+        """ŵ = U w. Padded words are emptied first, or their NaN would reach U's gradient."""
+        _checks.floating("features", features, "B, D, H, W")
+        _checks.floating("words", words, "B, C, T")
+        _checks.channels("features", features, self.feature_dim, "feature_dim of ALRModule")
+        _checks.channels("words", words, self.word_dim, "word_dim of ALRModule")
+        _checks.same_sizes("words", words, "features", features, "0", "B")
+        _checks.same_device(features=features, words=words)
+        _checks.caption_lengths(lengths, "words", words)
+        words = words.masked_fill(padding_mask(lengths, words.shape[2]), 0)
+        projected: Tensor = self.word_projection(words.to(self.word_projection.weight.dtype))
+        return projected
+
+    def forward(self, features: Tensor, words: Tensor, lengths: Tensor) -> LayoutOutput:
+        """Context and layout of `features`.
+
+        Args:
+            features: h, (B, D, H, W).
+            words: w, (B, C, T), right-padded; what stands in the padding does not matter.
+            lengths: (B,) integers in 1..T, the real words of each caption.
+
+        Returns:
+            context (B, D, H, W) and layout (B, T, H, W), in the dtype of `features`.
+
+        Raises:
+            ValueError: shapes or devices do not fit, or a length is out of range.
+            TypeError: a dtype does not fit.
+        """
+        projected = self._project(features, words, lengths)
+        return LayoutOutput(
+            *functional.layout_context(features, projected, lengths, backend=self.backend)
+        )
+
+    def layout(self, features: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
+        """The layout alone, (B, T, H, W): Θ* when `features` are those of a real image."""
+        projected = self._project(features, words, lengths)
+        return functional.semantic_similarity(features, projected, lengths, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        """Sizes for the printed module."""
+        return f"feature_dim={self.feature_dim}, word_dim={self.word_dim}, backend={self.backend!r}"
+
+
+class WeightStack(nn.Module):
+    """φ of E8: two 3x3 convolutions with an activation between them and a sigmoid at the end.
+
+    The paper says "convolutions and activations"; two layers of K channels are our reading.
+
+    Args:
+        channels: K, in and out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, gated: Tensor) -> Tensor:
+        """Weights in (0, 1).
+
+        Args:
+            gated: R ⊙ h*, (B, K, H, W), or its first L <= K channels if the others are zero: the
+                first convolution leaves those out, which changes nothing.
+
+        Returns:
+            (B, K, H, W).
+        """
+        if gated.shape[1] > self.channels:
+            raise ValueError(
+                f"gated has {gated.shape[1]} channels, expected at most K = {self.channels}"
+            )
+        live = self.first.weight[:, : gated.shape[1]]
+        gated = gated.to(live.dtype)
+        hidden = leaky_relu(conv2d(gated, live, self.first.bias, padding=1), 0.2)
+        return torch.sigmoid(self.second(hidden))
+
+
+class ALRLoss(nn.Module):
+    """Pull the layout towards the real one, easy and hard elements weighed apart (E5-E9).
+
+    R = |Θ* - Θ| is split at γ; φ_α and φ_β turn R_easy ⊙ h* and R_hard ⊙ h* into weights, and the
+    loss is the weighted norm of both plus a term that drives every hard weight above every easy
+    one. It takes any pair of layouts with any features on their grid, not only those of
+    `ALRModule`. A training-only module: give its parameters to the generator's optimiser.
+
+    Args:
+        feature_dim: D, channels of the real features.
+        max_words: the largest T to expect; K = max(D, max_words) channels. None is `feature_dim`.
+        gamma: γ in [0, 1]. The paper gives none; 0.1 is our reading.
+        normalization: "paper" divides all by N * D as printed; "rms" divides the two norms by
+            √(N * D) and the softplus term by 1, which makes stages comparable (our reading).
+        detach_target: Θ* and h* are targets and receive no gradient (our reading; the printed
+            formula does not say). False lets it through both.
+        backend: "auto", "reference" or "fused"; None follows `use_backend`. Only "reference" can be
+            differentiated twice.
+
+    Example:
+        >>> import torch
+        >>> layout, real = (torch.rand(2, 12, 8, 8).softmax(1) for _ in range(2))
+        >>> loss = ALRLoss(32)
+        >>> sorted(loss.terms(layout, real, torch.randn(2, 32, 8, 8)))
+        ['easy', 'hard', 'order']
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        *,
+        max_words: int | None = None,
+        gamma: float = 0.1,
+        normalization: str = "paper",
+        detach_target: bool = True,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.feature_dim = _checks.count("feature_dim", feature_dim)
+        self.max_words = None if max_words is None else _checks.count("max_words", max_words)
+        self.gamma = _checks.threshold(gamma)
+        choices = functional.NORMALIZATIONS
+        self.normalization = _checks.choice("normalization", normalization, choices)
+        self.detach_target = detach_target
+        self.backend = backend
+        channels = max(feature_dim, max_words or 0)
+        self.phi_easy = WeightStack(channels)
+        self.phi_hard = WeightStack(channels)
+
+    def _check_words(self, words: int) -> None:
+        limit = self.feature_dim if self.max_words is None else self.max_words
+        if words > limit:
+            reason = "feature_dim, as max_words is None" if self.max_words is None else "max_words"
+            raise ValueError(
+                f"layout has T = {words} words, more than {limit} ({reason}); build the loss with"
+                f" max_words={words} or more (K = max(feature_dim, max_words) channels)"
+            )
+
+    def terms(
+        self, layout: Tensor, real_layout: Tensor, real_features: Tensor
+    ) -> dict[str, Tensor]:
+        """The three summands of `forward`: {"easy", "hard", "order"}, arguments as there."""
+        functional.check_target(layout, real_layout, real_features)
+        _checks.channels("real_features", real_features, self.feature_dim, "feature_dim of ALRLoss")
+        self._check_words(layout.shape[1])
+        if self.detach_target:
+            real_layout, real_features = real_layout.detach(), real_features.detach()
+        theta, real, features = functional.promoted(layout, real_layout, real_features)
+        gate = resolve("gated_residual", (theta, real, features), self.backend)
+        easy, hard = gate(theta, real, features, self.gamma)
+        theta, real, alpha, beta = functional.promoted(
+            theta, real, self.phi_easy(easy), self.phi_hard(hard)
+        )
+        close = resolve("layout_closing_reduction", (theta, real, alpha, beta), self.backend)
+        reduction = close(theta, real, alpha, beta, self.gamma)
+        size = self.feature_dim * layout.shape[2] * layout.shape[3]
+        return functional.alr_terms(reduction, size, self.normalization)
+
+    def forward(self, layout: Tensor, real_layout: Tensor, real_features: Tensor) -> Tensor:
+        """L_ALR, the mean over the batch.
+
+        Args:
+            layout: Θ, (B, T, H, W), T <= max_words.
+            real_layout: Θ*, the same shape.
+            real_features: h*, (B, D, H, W).
+
+        Returns:
+            A float32 scalar (float64 for float64).
+
+        Raises:
+            ValueError: shapes or devices do not fit, or T exceeds `max_words`.
+            TypeError: a dtype does not fit.
+        """
+        terms = self.terms(layout, real_layout, real_features)
+        return terms["easy"] + terms["hard"] + terms["order"]
+
+    def extra_repr(self) -> str:
+        """Options for the printed module."""
+        return (
+            f"feature_dim={self.feature_dim}, max_words={self.max_words}, gamma={self.gamma}, "
+            f"normalization={self.normalization!r}, detach_target={self.detach_target}, "
+            f"backend={self.backend!r}"
+        )
