@@ -38,9 +38,8 @@ def main() -> None:
     """Print the report."""
     has_cuda = torch.cuda.is_available()
     device = "cuda" if has_cuda else "cpu"
-    print(
-        f"alr_layers {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
-    )
+    print(f"alr_layers {__version__}, Python {platform.python_version()}")
+    print(f"torch      {torch.__version__}")
     print(f"triton     {_installed('triton')}")
     print(f"device     {torch.cuda.get_device_name() if has_cuda else platform.machine() + ' CPU'}")
     print(f"backend    set by use_backend or {ENVIRONMENT_VARIABLE}: {', '.join(BACKENDS)}")

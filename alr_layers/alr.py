@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, leaky_relu
 
 from alr_layers import _checks, functional
-from alr_layers.kernels.dispatch import resolve
+from alr_layers.kernels.dispatch import check_backend, resolve
 from alr_layers.kernels.reference import padding_mask
 
 
@@ -43,7 +43,7 @@ class ALRModule(nn.Module):
         super().__init__()
         self.feature_dim = _checks.count("feature_dim", feature_dim)
         self.word_dim = _checks.count("word_dim", word_dim)
-        self.backend = backend
+        self.backend = check_backend(backend)
         self.word_projection = nn.Conv1d(word_dim, feature_dim, 1, bias=False)
 
     def _project(self, features: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ class ALRLoss(nn.Module):
         choices = functional.NORMALIZATIONS
         self.normalization = _checks.choice("normalization", normalization, choices)
         self.detach_target = detach_target
-        self.backend = backend
+        self.backend = check_backend(backend)
         channels = max(feature_dim, max_words or 0)
         self.phi_easy = WeightStack(channels)
         self.phi_hard = WeightStack(channels)

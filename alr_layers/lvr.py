@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from alr_layers import _checks, functional
+from alr_layers.kernels.dispatch import check_backend
 
 
 class LVRLoss(nn.Module):
@@ -41,7 +42,7 @@ class LVRLoss(nn.Module):
         choices = functional.NORMALIZATIONS
         self.normalization = _checks.choice("normalization", normalization, choices)
         self.detach_target = detach_target
-        self.backend = backend
+        self.backend = check_backend(backend)
 
     def terms(
         self, features: Tensor, real_features: Tensor, layout: Tensor, real_layout: Tensor

@@ -139,7 +139,7 @@ class LayoutRefinement(nn.Module):
     def real_branch(
         self, real_images: Tensor, words: Tensor, lengths: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(h*, Θ*) of real images, (B, D, H, W) and (B, T, H, W): for `terms`, logs and pictures."""
+        """(h*, Θ*) of real images, (B, D, H, W) and (B, T, H, W), for `terms` and pictures."""
         real_features = self.encoder(real_images)
         return real_features, self._host[0].layout(real_features, words, lengths)
 

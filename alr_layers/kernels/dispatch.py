@@ -50,6 +50,11 @@ def _validated(backend: str, origin: str) -> str:
     return backend
 
 
+def check_backend(backend: str | None) -> str | None:
+    """The argument itself, if it is None or names a backend."""
+    return None if backend is None else _validated(backend, "backend")
+
+
 def _load_fused() -> dict[str, ModuleType]:
     if not _has_triton:
         return {}
@@ -96,7 +101,7 @@ def fused_obstacles(op: str, *tensors: Tensor) -> tuple[str, ...]:
     if not _has_triton:
         reasons += ("triton is not installed (pip install triton)",)
     if name is None:
-        reasons += ("the fused kernels of this op are not part of this version",)
+        reasons += ("this op has no fused kernels in this version",)
     if name is not None and name in _fused:
         return reasons + tuple(_fused[name].unsupported(op, *tensors))
     devices = sorted({tensor.device.type for tensor in tensors} - {"cuda"})
@@ -122,13 +127,11 @@ def _choose(op: str, tensors: tuple[Tensor, ...], backend: str | None) -> str:
     return "reference"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _announce(op: str, path: str) -> bool:
-    """Log the first use of a path. A compiler runs this once, while it traces."""
-    if (op, path) not in _announced:
+def _announce(op: str, path: str) -> None:
+    """Log the first use of a path; not under a compiler, where a log call would break the graph."""
+    if not torch.compiler.is_compiling() and (op, path) not in _announced:
         _announced.add((op, path))
         _log.info("%s runs on the %s backend", op, path)
-    return True
 
 
 def resolve(op: str, tensors: tuple[Tensor, ...], backend: str | None = None) -> Callable[..., Any]:
