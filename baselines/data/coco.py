@@ -12,7 +12,7 @@ from baselines.data.files import (
     Record,
     first_captions,
     inside,
-    read_lines,
+    read_text,
     require_files,
     require_root,
 )
@@ -63,7 +63,7 @@ class Coco(FileSource):
 def _read(path: Path) -> tuple[list[tuple[int, str]], dict[int, list[str]]]:
     """(image id, file name) of every image, and the captions of every image id."""
     try:
-        content: Any = json.loads("\n".join(read_lines(path)))
+        content: Any = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}, line {error.lineno}: not JSON ({error.msg}): download it again"

@@ -12,6 +12,7 @@ from baselines.data.files import (
     first_captions,
     inside,
     read_lines,
+    read_text,
     require_files,
     require_root,
 )
@@ -94,7 +95,7 @@ class _Captions:
         if not path.exists():
             return (), (Problem("missing captions", key, f"{path} does not exist"),)
         try:
-            text = "\n".join(read_lines(path)).rstrip()
+            text = read_text(path).rstrip()
         except DataError as error:
             return (), (Problem("unreadable captions", key, str(error)),)
         return (tuple(text.split("\n")) if text else ()), ()

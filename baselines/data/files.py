@@ -199,13 +199,19 @@ def inside(folder: Path, name: str, where: str) -> Path:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file without their ends.
+    """The lines of a UTF-8 text file without their ends; only line feeds end a line."""
+    # str.splitlines would also cut at U+2028 and U+0085, which captions may contain.
+    return read_text(path).split("\n")
+
+
+def read_text(path: Path) -> str:
+    """The content of a UTF-8 text file.
 
     Raises:
         DataError: missing, or not UTF-8 (names the byte).
     """
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -6,6 +6,7 @@ import difflib
 
 from baselines.config import DataConfig
 from baselines.data.files import SPLITS
+from baselines.data.scenes import Scenes
 from baselines.data.source import DataError, Source
 from baselines.data.vocabulary import Vocabulary
 
@@ -26,8 +27,6 @@ def open_source(data: DataConfig, split: str) -> Source:
         raise DataError(f"data.name is {data.name!r}: expected {', '.join(NAMES)}{hint}")
     # Each import only when wanted: one data set must not fail for want of another's needs.
     if data.name == "scenes":
-        from baselines.data.scenes import Scenes
-
         images = data.train_images if split == "train" else data.test_images
         return Scenes(split, seed=data.seed, images=images, max_objects=data.max_objects)
     if data.name == "cub":
@@ -51,6 +50,8 @@ def open_source(data: DataConfig, split: str) -> Source:
 def build_vocabulary(source: Source, min_count: int = 1) -> Vocabulary:
     """The words of the training split that occur at least `min_count` times.
 
+    A source that draws its captions tells all of its words at once (`vocabulary_captions`).
+
     Raises:
         DataError: `source` is not the training split: words of the test split would leak.
         ValueError: no word is left.
@@ -59,5 +60,11 @@ def build_vocabulary(source: Source, min_count: int = 1) -> Vocabulary:
         raise DataError(
             f"the vocabulary is built from the training split, not from {source.split!r}"
         )
+    if isinstance(source, Scenes):
+        # Drawn from templates: the words are known without drawing up every scene.
+        return Vocabulary.build(source.vocabulary_captions(), min_count)
+    drawn = getattr(source, "vocabulary_captions", None)
+    if drawn is not None:
+        return Vocabulary.build(drawn())
     captions = (caption for index in range(len(source)) for caption in source.captions(index))
     return Vocabulary.build(captions, min_count)

@@ -15,6 +15,7 @@ from baselines.data.source import DataError
 
 _PLAIN_DTYPE = re.compile(r"[<>=|]?[biufcSU]\d*")
 _MAX_DEPTH = 100
+_PLAIN = {type(None), str, bytes, bool, int, float, complex}
 _ALLOWED = "lists, dicts, tuples, strings, bytes, numbers and numpy arrays of these"
 
 
@@ -127,21 +128,35 @@ class _Unpickler(pickle.Unpickler):
         return _Maker(make)
 
 
-def _finish(value: Any, depth: int = 0) -> Any:
-    """The same value with arrays for their stand-ins; refuses what is not data."""
+def _finish(value: Any, done: dict[int, Any], depth: int = 0) -> Any:
+    """The same value with arrays for their stand-ins; refuses what is not data.
+
+    `done` maps the id of a container to its result: what a pickle refers to many times is
+    visited once, or a small file could keep the reader busy forever.
+    """
     if depth > _MAX_DEPTH:
         raise UnsafePickleError(f"is nested deeper than {_MAX_DEPTH} levels")
-    if isinstance(value, _Array):
-        return value.array
-    if isinstance(value, (_Maker, _Dtype)):
-        raise UnsafePickleError("holds a function or a type as if it were data")
-    if type(value) in (list, tuple):
-        return type(value)(_finish(entry, depth + 1) for entry in value)
-    if type(value) is dict:
-        return {_finish(k, depth + 1): _finish(entry, depth + 1) for k, entry in value.items()}
-    if value is None or isinstance(value, (str, bytes, bool, int, float, complex, np.generic)):
+    kind = type(value)
+    if kind in _PLAIN or isinstance(value, np.generic):
         return value
-    raise UnsafePickleError(f"holds a {type(value).__name__}")
+    if kind is _Array:
+        return value.array
+    if kind in (_Maker, _Dtype):
+        raise UnsafePickleError("holds a function or a type as if it were data")
+    if kind not in (list, tuple, dict):
+        raise UnsafePickleError(f"holds a {kind.__name__}")
+    if id(value) not in done:
+        entries = (*value, *value.values()) if kind is dict else value
+        if set(map(type, entries)) <= _PLAIN:
+            result = value
+        elif kind is dict:
+            finished = [_finish(entry, done, depth + 1) for entry in entries]
+            half = len(value)
+            result = dict(zip(finished[:half], finished[half:], strict=True))
+        else:
+            result = kind(_finish(entry, done, depth + 1) for entry in entries)
+        done[id(value)] = result
+    return done[id(value)]
 
 
 def load_pickle(path: str | Path) -> Any:
@@ -161,7 +176,7 @@ def load_pickle(path: str | Path) -> Any:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
-        return _finish(_Unpickler(io.BytesIO(content), encoding="latin1").load())
+        return _finish(_Unpickler(io.BytesIO(content), encoding="latin1").load(), {})
     except UnsafePickleError as error:
         raise UnsafePickleError(
             f"{path} {error}: refused, and nothing of it was run. Only {_ALLOWED} are read; "

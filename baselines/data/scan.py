@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,9 @@ from baselines.data.files import Problem
 from baselines.data.source import DataError, Source
 from baselines.data.vocabulary import Vocabulary, tokenize
 
+_log = logging.getLogger(__name__)
 _SHOWN = 50
+_DRAWN = 256
 _CHUNK = 64
 
 
@@ -153,6 +156,15 @@ class ScanReport:
                 f"{self.source.name} {self.source.split}: every image is broken\n"
                 f"{self.details(_SHOWN)}\ncheck data.root"
             )
+        _log.warning(
+            "%s %s: %d of %d images stay, %d captions left out\n%s",
+            self.source.name,
+            self.source.split,
+            len(kept),
+            len(self.source),
+            sum(len(numbers) for index, numbers in dropped.items() if index not in gone),
+            self.details(_SHOWN),
+        )
         return Kept(self.source, kept, dropped)
 
 
@@ -172,10 +184,14 @@ def scan(
     """Check every image file, box, caption and key of a source.
 
     Images are decoded to the last byte, by `workers` threads (default: one per CPU). A source
-    without files needs no `verify`; its captions are checked all the same. With a vocabulary the
-    words outside it are counted. A progress bar is drawn on terminals unless `progress` is False.
+    without files has no `verify`; its captions are checked all the same, the first ones only where
+    it draws them (`vocabulary_captions`). With a vocabulary the words outside it are counted. A
+    progress bar is drawn on terminals unless `progress` is False. The summary is logged.
     """
+    notes = tuple(getattr(source, "notes", ()))
     count = len(source)
+    if hasattr(source, "vocabulary_captions") and count > _DRAWN:
+        notes, count = (*notes, f"drawn on the fly, so only the first {_DRAWN} checked"), _DRAWN
     problems: list[tuple[int, Problem]] = []
     unknown: Counter[str] = Counter()
     captions = 0
@@ -186,7 +202,7 @@ def scan(
         unit="image",
         disable=None if progress else True,
     ) as bar:
-        for index, finding in enumerate(_examine_all(source, vocabulary, workers)):
+        for index, finding in enumerate(_examine_all(source, vocabulary, count, workers)):
             first = first_of.setdefault(source.key(index), index)
             if first != index:
                 detail = f"image {index} has the name of image {first}; join their captions"
@@ -195,17 +211,16 @@ def scan(
             captions += finding.captions
             unknown.update(finding.unknown)
             bar.update()
-    return ScanReport(
-        source, captions, tuple(problems), unknown, tuple(getattr(source, "notes", ()))
-    )
+    report = ScanReport(source, captions, tuple(problems), unknown, notes)
+    _log.info(report.summary())
+    return report
 
 
 def _examine_all(
-    source: Source, vocabulary: Vocabulary | None, workers: int | None
+    source: Source, vocabulary: Vocabulary | None, count: int, workers: int | None
 ) -> Iterator[_Finding]:
-    chunks = [
-        range(start, min(start + _CHUNK, len(source))) for start in range(0, len(source), _CHUNK)
-    ]
+    starts = range(0, count, _CHUNK)
+    chunks = [range(start, min(start + _CHUNK, count)) for start in starts]
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         for findings in pool.map(partial(_examine_chunk, source, vocabulary), chunks):
             yield from findings

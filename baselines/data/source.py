@@ -59,7 +59,7 @@ def open_rgb(path: str | Path) -> Image.Image:
     with Image.open(path) as image:
         if image.mode.startswith("I"):
             # Pillow clips 16-bit grey at 255 instead of scaling it.
-            return image.point(lambda value: value / 256).convert("L").convert("RGB")
+            return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
         if image.mode == "P":
             image = image.convert("RGBA")
         return image.convert("RGB")
