@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import count
@@ -15,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from baselines.data.source import DataError, Source
 from baselines.data.vocabulary import Vocabulary
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,8 @@ class EvaluationView(Dataset[Item]):
     """Every (image, caption) pair in order, without any randomness.
 
     Captions longer than `max_words` keep their first `max_words` words and are counted in
-    `truncated`; captions without a word are left out and counted in `dropped`.
+    `truncated`; captions without a word are left out and counted in `dropped`; `unknown` counts
+    the captions with each word outside the vocabulary. All three are logged.
     """
 
     def __init__(
@@ -155,6 +160,7 @@ class EvaluationView(Dataset[Item]):
         _require_positive(size=size, max_words=max_words)
         self.source, self.size = source, size
         self.truncated = self.dropped = 0
+        self.unknown: Counter[str] = Counter()
         self._pairs: list[tuple[int, int, list[int]]] = []
         self._last: tuple[int, Tensor] | None = None
         for index in range(len(source)):
@@ -162,8 +168,10 @@ class EvaluationView(Dataset[Item]):
                 ids = vocabulary.encode(caption)
                 self.truncated += len(ids) > max_words
                 self.dropped += not ids
+                self.unknown.update(vocabulary.unknown_words(caption))
                 if ids:
                     self._pairs.append((index, number, ids[:max_words]))
+        self._log_what_changed(max_words)
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -174,6 +182,17 @@ class EvaluationView(Dataset[Item]):
             # The captions of an image follow each other: decode it once.
             self._last = (index, self.source.image(index, self.size))
         return Item(self._last[1], ids, self.source.class_id(index), self.source.key(index), number)
+
+    def _log_what_changed(self, max_words: int) -> None:
+        common = ", ".join(word for word, _ in self.unknown.most_common(8))
+        changes = (
+            (self.truncated, f"captions cut to their first {max_words} words"),
+            (self.dropped, "captions without a word of the vocabulary left out"),
+            (len(self.unknown), f"words not in the vocabulary, most often {common}"),
+        )
+        for number, what in changes:
+            if number:
+                _log.info("%s %s: %d %s", self.source.name, self.source.split, number, what)
 
 
 class PositionSampler(Sampler[tuple[int, int]]):
