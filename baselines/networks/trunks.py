@@ -130,7 +130,7 @@ def make_trunk(
 
     Raises:
         ValueError: an unknown name, or weights asked of "small", which has none.
-        RuntimeError: the weights cannot be downloaded, or the file does not fit.
+            Or the weights cannot be downloaded, or the file does not fit.
     """
     path = None if weights_file is None else Path(weights_file)
     if path is not None and not path.is_file():
@@ -167,7 +167,7 @@ def _create(make: Callable[[bool], nn.Module], name: str, *, download: bool) -> 
     except OSError as error:
         config = timm.get_pretrained_cfg(INCEPTION_TAG if name == INCEPTION else name)
         wanted = Path(config.url or config.hf_hub_id or name).name
-        raise RuntimeError(
+        raise ValueError(
             f"the pretrained weights of {name} could not be loaded ({type(error).__name__}). Fetch "
             f"{wanted} on a machine with a connection and give it as --image-weights FILE, or "
             "train the trunk from scratch"
@@ -185,6 +185,4 @@ def _load_inception(net: nn.Module, path: Path) -> None:
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
-        raise RuntimeError(
-            f"{path.name} does not hold torchvision's Inception-v3: {error}"
-        ) from None
+        raise ValueError(f"{path.name} does not hold torchvision's Inception-v3: {error}") from None

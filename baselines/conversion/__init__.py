@@ -1,0 +1,1 @@
+"""How the original AttnGAN, DM-GAN and DAMSM files name things, and how to read them."""
