@@ -1,1 +1,25 @@
-"""Complete trainers for AttnGAN, DM-GAN and ALR-GAN on one training loop."""
+"""Complete trainers for AttnGAN, DM-GAN and ALR-GAN on one training loop.
+
+From Python, a trained run draws like this:
+
+    pipeline = baselines.load("runs/x")
+    images = pipeline(["a small red bird with a white belly"], seed=0)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from baselines.pipeline import load
+
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `load` when it is first used: `import baselines` alone stays light."""
+    if name in __all__:
+        from baselines import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

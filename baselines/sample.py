@@ -1,0 +1,258 @@
+"""Captions to images: `python -m baselines.sample --run runs/x --text "a small red bird"`.
+
+Without any caption, captions of the run's own test split are drawn beside the real images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from torch import Tensor
+
+from baselines.album import Album
+from baselines.checkpoint import CheckpointError
+from baselines.data import DataError, open_source
+from baselines.pipeline import Caption, Drawings, Inputs, Pipeline, load, read_caption
+from baselines.sheet import Caption as SetCaption
+from baselines.sheet import Word
+from baselines.variations import caption_path, mark_unknown, noise_path
+
+TEST_IMAGES = 8
+COLUMNS = 6
+STEPS_SHOWN = 12
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of the whole usage."""
+        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
+
+
+def _count(least: int) -> type:
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise ValueError
+        return int(text)
+
+    number.__name__ = f"whole number of {least} or more,"
+    return number  # type: ignore[return-value]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All options."""
+    parser = _Parser(prog="python -m baselines.sample", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--run", required=True, help="run directory, or a folder of converted originals")
+    add("stdin", nargs="?", choices=["-"], help="read captions from standard input, one a line")
+    add("--text", action="append", default=[], metavar="CAPTION", help="may be repeated")
+    add("--captions", metavar="FILE", help="UTF-8 text, one caption a line")
+    add("--samples", type=_count(1), default=1, metavar="N", help="images per caption")
+    add("--seed", type=int, default=0)
+    add("--mean-conditioning", action="store_true", help="no conditioning noise: less varied")
+    add("--all-stages", action="store_true", help="also the smaller images of every stage")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--grid", action="store_true", help="only captioned pages")
+    what.add_argument("--singles", action="store_true", help="only single files")
+    add("--overlays", action="store_true", help="where the model puts every word")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument(
+        "--edit", action="append", default=[], metavar="CAPTION",
+        help="first a caption, then changed versions: drawn from the same noise, changes marked",
+    )  # fmt: skip
+    mode.add_argument(
+        "--interpolate-noise", type=_count(2), default=0, metavar="N",
+        help="N images from one noise to the next, for every caption",
+    )  # fmt: skip
+    mode.add_argument(
+        "--interpolate-captions", type=_count(2), default=0, metavar="N",
+        help="N images from the first of exactly two --text to the second",
+    )  # fmt: skip
+    add("--out", metavar="DIR", help="where the pictures go; default: samples in the run")
+    add("--batch-size", type=_count(1), default=16, metavar="N", help="images drawn at once")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw; returns the exit status. A mistake of the user's is one line on stderr and status 2."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    check(parser, options)
+    try:
+        texts = given_captions(options)
+        pipeline = load(options.run, device=options.device)
+        real = [] if texts else test_pairs(pipeline)
+        captions = pipeline.read(texts or [text for text, _ in real])
+        if options.overlays and pipeline.run.config.model.stages < 2:
+            raise ValueError("--overlays: this model has a single stage, which reads no words")
+    except (CheckpointError, ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {' '.join(str(error).split())}\n")
+    album = Album(
+        Path(options.out or Path(options.run) / "samples"),
+        singles=not options.grid,
+        sheets=not options.singles,
+        all_stages=options.all_stages,
+        overlays=options.overlays or (bool(real) and pipeline.run.config.model.stages > 1),
+    )
+    try:
+        if options.interpolate_noise or options.interpolate_captions:
+            draw_paths(options, pipeline, captions, album)
+        else:
+            draw_captions(options, pipeline, captions, [image for _, image in real], album)
+    except OSError as error:
+        parser.exit(2, f"{parser.prog}: cannot write the pictures: {error}\n")
+    print(f"{len(album.files)} images and {len(album.pages)} sheets in {album.folder}")
+    for page in album.pages:
+        print(f"  {page}")
+    return 0
+
+
+def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse combinations of options that mean nothing, with status 2."""
+    given = bool(options.text) + (options.captions is not None) + (options.stdin is not None)
+    if options.edit and given:
+        parser.error("--edit brings its own captions: leave out --text, --captions and -")
+    if len(options.edit) == 1:
+        parser.error("--edit: give it at least twice, a caption and a changed version of it")
+    if options.interpolate_captions and (len(options.text) != 2 or given > 1):
+        parser.error("--interpolate-captions needs exactly two --text")
+    if options.overlays and (options.interpolate_noise or options.interpolate_captions):
+        parser.error("--overlays does not go with interpolation")
+
+
+def given_captions(options: argparse.Namespace) -> list[str]:
+    """The captions of --edit, --text, --captions and standard input, in this order.
+
+    Raises:
+        ValueError: a source holds no caption or is not UTF-8.
+        OSError: the file cannot be read.
+    """
+    captions = [*options.edit, *options.text]
+    if options.captions is not None:
+        captions += lines_of(Path(options.captions).read_bytes(), options.captions)
+    if options.stdin is not None:
+        captions += lines_of(sys.stdin.buffer.read(), "standard input")
+    return captions
+
+
+def lines_of(content: bytes, name: str) -> list[str]:
+    """The lines of a file of captions that are not blank."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content[: error.start].count(b"\n") + 1
+        raise ValueError(f"{name}: line {number} is not UTF-8; save the file as UTF-8") from None
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if not lines:
+        raise ValueError(f"{name}: holds no caption; write one a line")
+    return lines
+
+
+def test_pairs(pipeline: Pipeline) -> list[tuple[str, Tensor]]:
+    """A few captions of the run's test split, spread evenly, with their images.
+
+    Raises:
+        DataError: the data set of the run is not where the run found it.
+    """
+    config = pipeline.run.config
+    try:
+        source = open_source(config.data, "test")
+    except (ValueError, OSError) as error:
+        raise DataError(f"no caption given, and the run's own test split: {error}") from error
+    pairs = []
+    for place in range(min(TEST_IMAGES, len(source))):
+        index = place * len(source) // min(TEST_IMAGES, len(source))
+        for text in source.captions(index):
+            caption = read_caption(text, pipeline.vocabulary, config.data.max_words)
+            if any(word in pipeline.vocabulary for word in caption.words):
+                pairs.append((text, source.image(index, pipeline.image_sizes[-1])))
+                break
+    return pairs
+
+
+def draw_captions(
+    options: argparse.Namespace,
+    pipeline: Pipeline,
+    captions: Sequence[Caption],
+    real: Sequence[Tensor],
+    album: Album,
+) -> None:
+    """All samples of all captions, batch by batch; pages of the grid as they fill up."""
+    group = options.samples + bool(real)
+    limit = max(1, COLUMNS // (len(pipeline.image_sizes) if options.all_stages else 1))
+    columns = group * (limit // group) or limit
+    kept = []
+    stream = pipeline.stream(
+        captions,
+        seed=options.seed,
+        samples=options.samples,
+        mean_conditioning=options.mean_conditioning,
+        batch_size=options.batch_size,
+    )
+    images = iter(real)
+    for drawings in stream:
+        album.add(drawings)
+        if options.edit:
+            kept.append(drawings)
+            continue
+        rows = zip(album.cells(drawings), drawings.captions, drawings.samples, strict=True)
+        for cell, caption, sample in rows:
+            if real and sample == 0:
+                album.paste(next(images), [Word("real", "note")], columns)
+            below: SetCaption = mark_unknown(caption)
+            album.paste(cell, below if sample == 0 else [Word(f"{sample}", "note")], columns)
+    if options.edit:
+        album.edits(Drawings.joined(kept), options.samples)
+    album.turn(columns)
+
+
+def draw_paths(
+    options: argparse.Namespace, pipeline: Pipeline, captions: Sequence[Caption], album: Album
+) -> None:
+    """Interpolations: per caption from noise to noise, or per noise from caption to caption."""
+
+    def ends(caption: Caption, sample: int) -> Inputs:
+        noise = pipeline.noise([sample], options.seed, options.mean_conditioning)
+        return pipeline.encode([caption], *noise)
+
+    def row(path: Inputs, name: str) -> list[Tensor]:
+        output = pipeline.draw(path, options.batch_size)
+        drawings = Drawings((), tuple(range(len(path))), output.images, ())
+        for step in range(len(path)):
+            album.single(f"{name}_{step:03d}", [stage[step] for stage in output.images])
+        shown = min(STEPS_SHOWN, len(path))
+        cells = album.cells(drawings)
+        return [cells[round(n * (len(path) - 1) / (shown - 1))] for n in range(shown)]
+
+    if options.interpolate_captions:
+        first, last = captions
+        steps = options.interpolate_captions
+        name = f"{album.slug(first.text)}_to_{album.slug(last.text)}"
+        rows = [
+            row(caption_path(ends(first, s), ends(last, s), steps), f"{name}_{s}")
+            for s in range(options.samples)
+        ]
+        between: list[SetCaption] = [[Word("")]] * (len(rows[0]) - 2)
+        above: list[SetCaption] = [mark_unknown(first), *between, mark_unknown(last)]
+        labels = [f"noise {s}" for s in range(options.samples)]
+        album.comparison("interpolation", rows, labels, above)
+        return
+    for caption in captions:
+        name = album.slug(caption.text)
+        rows = [
+            row(
+                noise_path(ends(caption, s), ends(caption, s + 1), options.interpolate_noise),
+                f"{name}_{s}-{s + 1}",
+            )
+            for s in range(options.samples)
+        ]
+        labels = [f"noise {s} → {s + 1}" for s in range(options.samples)]
+        album.comparison(f"{name}_noise", rows, labels, title=mark_unknown(caption))
+
+
+if __name__ == "__main__":
+    main()

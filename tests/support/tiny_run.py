@@ -1,0 +1,55 @@
+"""A run directory as training leaves it, untrained and small enough for seconds on a CPU."""
+
+from pathlib import Path
+
+import torch
+
+from baselines import models, runs
+from baselines.checkpoint import save_weights
+from baselines.config import (
+    Config,
+    DataConfig,
+    EncoderConfig,
+    ModelConfig,
+    OptimConfig,
+    save_config,
+)
+from baselines.data import Vocabulary
+from baselines.data.scenes import Scenes
+
+
+def tiny_config(model: str = "attngan", **model_settings: object) -> Config:
+    """16 and 32 px, a handful of channels, scenes of at most two objects."""
+    settings = {"name": model, "feature_dim": 8, "discriminator_dim": 8, "condition_dim": 12}
+    settings |= {"noise_dim": 10, "base_size": 16, "stages": 2, "residual_blocks": 1}
+    return Config(
+        data=DataConfig(max_words=18, max_objects=2, train_images=64, test_images=24),
+        encoder=EncoderConfig(
+            embedding_dim=32, token_dim=24, trunk="small", input_size=32, pretrained=False,
+            train_trunk=True, batch_size=8, images=64,
+        ),
+        model=ModelConfig(**{**settings, **model_settings}),  # type: ignore[arg-type]
+        optim=OptimConfig(batch_size=4, images=16),
+    )  # fmt: skip
+
+
+def make_tiny_run(path: Path, model: str = "attngan", **model_settings: object) -> Path:
+    """Write an untrained run of `tiny_config` into `path` and return it; always the same one."""
+    config = tiny_config(model, **model_settings)
+    path.mkdir(parents=True, exist_ok=True)
+    vocabulary = Vocabulary.build(Scenes.vocabulary_captions())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        encoders = runs.Encoders(
+            models.build_text_encoder(config.encoder, len(vocabulary)),
+            models.build_image_encoder(config.encoder),
+            vocabulary,
+            config.encoder,
+        )
+        generator = models.build_generator(config)
+    save_config(config, path / runs.CONFIG)
+    vocabulary.save(path / runs.VOCABULARY)
+    runs.save_encoders(encoders, path / runs.ENCODERS)
+    for name in (runs.GENERATOR, runs.INITIAL):
+        save_weights(generator, path / name)
+    return path
