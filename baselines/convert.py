@@ -54,7 +54,7 @@ def from_original(state_dict: Mapping[str, Tensor]) -> nn.Module:
 
     Which network it is and how large follows from the keys and shapes. Read are files of torch 0.3
     (no `num_batches_tracked`), keys behind `module.`, and image encoders that still carry
-    Inception's classifier. A generator gets `legacy_mask = True`: it was trained with the mis-tiled mask.
+    Inception's classifier. A generator gets `legacy_mask = True`, as it was trained that way.
 
     Args:
         state_dict: as loaded from the original's file; not modified, nothing is shared with it.
