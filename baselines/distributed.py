@@ -105,8 +105,22 @@ def average_gradients(parameters: Iterable[Parameter], world: World) -> None:
         offset += gradient.numel()
 
 
+def mean_over_ranks(tensor: Tensor, world: World) -> Tensor:
+    """The mean of a tensor over the ranks, without gradient."""
+    if world.size == 1:
+        return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total / world.size
+
+
 def broadcast(module: nn.Module, world: World) -> None:
     """Give every rank the first rank's parameters and buffers."""
     if world.size > 1:
         for tensor in module.state_dict().values():
             dist.broadcast(tensor, src=0)
+
+
+def step_seed(seed: int, number: int, rank: int) -> int:
+    """A seed of its own for every step of every rank."""
+    return ((seed * 1_000_003 + number) * 4_099 + rank) % 2**63

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from torch import nn
 
@@ -80,12 +81,19 @@ def build_text_encoder(encoder: EncoderConfig, vocabulary_size: int) -> TextEnco
     )
 
 
-def build_image_encoder(encoder: EncoderConfig, *, pretrained: bool = False) -> ImageEncoder:
-    """The image half of DAMSM; with `pretrained`, its trunk's ImageNet weights are fetched."""
+def build_image_encoder(
+    encoder: EncoderConfig, *, fetch: bool = False, weights_file: Path | None = None
+) -> ImageEncoder:
+    """The image half of DAMSM.
+
+    With `fetch`, its trunk starts from `weights_file`, or from the usual download where
+    `encoder.pretrained` asks for it; otherwise its weights are about to be loaded.
+    """
     return ImageEncoder(
         embedding_dim=encoder.embedding_dim,
         trunk=encoder.trunk,
-        pretrained=pretrained,
+        pretrained=fetch and encoder.pretrained and weights_file is None,
         input_size=encoder.input_size,
+        weights_file=weights_file if fetch else None,
         train_trunk=encoder.train_trunk,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,8 +12,9 @@ from torch import Tensor, nn
 from baselines import losses
 from baselines.config import Config
 from baselines.data.loader import Batch, pyramid
-from baselines.distributed import World, gather
+from baselines.distributed import World, gather, step_seed
 from baselines.loop import Phase
+from baselines.matching import Captions, damsm_terms
 from baselines.networks.discriminators import Discriminator
 from baselines.networks.encoders import ImageEncoder, TextEncoder
 from baselines.networks.generator import GeneratorOutput, StackedGenerator
@@ -27,10 +27,7 @@ class Step:
     number: int
     real: tuple[Tensor, ...]  # the real images of every stage, smallest first
     fake: GeneratorOutput
-    sentence: Tensor  # (B, E)
-    words: Tensor  # (B, E, T)
-    lengths: Tensor  # (B,)
-    class_ids: Tensor  # (B,)
+    captions: Captions
     mismatched: Tensor | str  # sentences that do not describe the images, or "shift"
 
 
@@ -117,7 +114,7 @@ class StackedGANObjective:
         self.generator.manual_seed(step_seed(self.config.run.seed, number, self.world.rank))
         with torch.no_grad():
             text = self.text_encoder(batch.captions, batch.lengths_cpu)
-            mismatched = self.mismatched_sentences(text.sentence, batch.class_ids)
+            mismatched = self.mismatched_sentences(text.sentence, batch.class_ids, number)
         with self.autocast():
             fake = self.net(
                 self.noise(len(batch.captions)),
@@ -130,10 +127,7 @@ class StackedGANObjective:
             number=number,
             real=pyramid(batch.images, self.config.model.image_sizes),
             fake=fake,
-            sentence=text.sentence,
-            words=text.words,
-            lengths=batch.lengths,
-            class_ids=batch.class_ids,
+            captions=Captions(text.sentence, text.words, batch.lengths, batch.class_ids),
             mismatched=mismatched,
         )
 
@@ -142,12 +136,17 @@ class StackedGANObjective:
         shape = (batch_size, self.config.model.noise_dim if width is None else width)
         return torch.randn(shape, generator=self.generator, device=self.world.device)
 
-    def mismatched_sentences(self, sentence: Tensor, class_ids: Tensor) -> Tensor | str:
+    def mismatched_sentences(
+        self, sentence: Tensor, class_ids: Tensor, number: int
+    ) -> Tensor | str:
         """For every image a sentence of another one, of another class wherever possible."""
         if self.config.loss.wrong == "shift":
             return "shift"
         everyone = gather(sentence, self.world)
-        order = losses.derangement(gather(class_ids, self.world))
+        # Every rank must draw the same permutation of the gathered batch.
+        common = torch.Generator(self.world.device)
+        common.manual_seed(step_seed(self.config.run.seed, -number, 0))
+        order = losses.derangement(gather(class_ids, self.world), generator=common)
         rows = order[self.world.rank * len(sentence) :][: len(sentence)]
         return everyone[rows]
 
@@ -158,7 +157,7 @@ class StackedGANObjective:
                 self._discriminator(stage),
                 step.real[stage],
                 step.fake.images[stage].detach(),
-                step.sentence,
+                step.captions.sentence,
                 wrong=step.mismatched,
             )
 
@@ -181,13 +180,17 @@ class StackedGANObjective:
         """The unweighted terms of the host: adversarial per stage, DAMSM on the last image, KL."""
         terms = {
             f"adversarial_{size}": losses.generator_loss(
-                self._discriminator(stage), step.fake.images[stage], step.sentence
+                self._discriminator(stage), step.fake.images[stage], step.captions.sentence
             )
             for stage, size in enumerate(self.config.model.image_sizes)
         }
         if self.config.loss.damsm:
             terms |= damsm_terms(
-                self.image_encoder, step.fake.images[-1], step, self.config, self.world
+                self.image_encoder,
+                step.fake.images[-1],
+                step.captions,
+                self.config.loss,
+                self.world,
             )
         terms["kl"] = losses.kl_loss(step.fake.mu, step.fake.logvar)
         return terms
@@ -199,36 +202,3 @@ class StackedGANObjective:
     def after(self, number: int) -> None:
         """Update the moving average."""
         self.average.update(self.net, number)
-
-
-def step_seed(seed: int, number: int, rank: int) -> int:
-    """A seed of its own for every step of every rank."""
-    return (seed * 1_000_003 + number) * 4_099 + rank
-
-
-def damsm_terms(
-    image_encoder: Callable[[Tensor], object],
-    images: Tensor,
-    step: Step,
-    config: Config,
-    world: World,
-) -> dict[str, Tensor]:
-    """DAMSM's word and sentence losses of `images` against the captions of the global batch."""
-    features = image_encoder(images)
-    lengths, class_ids = gather(step.lengths, world), gather(step.class_ids, world)
-    words = losses.words_loss(
-        gather(features.regions, world),
-        gather(step.words, world),
-        lengths,
-        class_ids,
-        gamma1=config.loss.gamma1,
-        gamma2=config.loss.gamma2,
-        gamma3=config.loss.gamma3,
-    )
-    sentence = losses.sentence_loss(
-        gather(features.code, world),
-        gather(step.sentence, world),
-        class_ids,
-        gamma3=config.loss.gamma3,
-    )
-    return {"damsm_words": sum(words), "damsm_sentence": sum(sentence)}

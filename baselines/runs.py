@@ -11,14 +11,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from baselines.checkpoint import CheckpointError, load_torch, load_weights, save_torch
+from baselines.checkpoint import (
+    CheckpointError,
+    checkpoints,
+    load_torch,
+    load_weights,
+    save_torch,
+)
 from baselines.config import Config, ConfigError, EncoderConfig, from_dict, load_config, to_dict
 from baselines.data.vocabulary import Vocabulary
 from baselines.models import build_generator, build_image_encoder, build_text_encoder
@@ -113,6 +118,17 @@ def load_run(
     return Run(directory, config, encoders, generator.to(device).eval())
 
 
+def newest_state(config: Config, run_dir: Path, vocabulary: Vocabulary) -> dict[str, Any] | None:
+    """The newest checkpoint of the run, refused if it belongs to other settings or words."""
+    found = checkpoints(run_dir)
+    if not found:
+        return None
+    saved = load_torch(found[-1])
+    require_same_config(from_dict(Config, saved["config"]), config, run_dir)
+    vocabulary.require_same(Vocabulary.from_dict(saved["vocabulary"]), str(found[-1]))
+    return saved
+
+
 def require_same_config(saved: Config, asked: Config, directory: Path) -> None:
     """Refuse to go on with a run under settings that would make it another one.
 
@@ -145,8 +161,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def with_encoder(config: Config, encoder: EncoderConfig) -> Config:
-    """`config` for the encoders at hand: their settings replace the preset's."""
-    return dataclasses.replace(config, encoder=encoder)

@@ -1,0 +1,35 @@
+"""ALR-GAN's settings: AttnGAN's, with layout refinement (E15).
+
+The paper prints no weight for ALR and LVR. As printed their gradient is a thousandth to a
+millionth of the host's, so these presets hold ALR and LVR at a share of it; `AS_PRINTED` is the
+formula to the letter (`--set refine.alr.share=0 --set refine.lvr.share=0`).
+"""
+
+from dataclasses import replace
+
+from baselines.attngan.presets import PRESETS as ATTNGAN
+from baselines.config import Config, RefineConfig, TermConfig
+
+AS_PRINTED = RefineConfig(terms="alr,lvr")
+
+
+def refined(start: int) -> RefineConfig:
+    """ALR at 5 % and LVR at 2 % of the host's gradient, from step `start` over as long a ramp."""
+    return replace(
+        AS_PRINTED,
+        normalization="rms",
+        alr=TermConfig(start=start, ramp=start, share=0.05),
+        lvr=TermConfig(start=start, ramp=start, share=0.02),
+    )
+
+
+STARTS = {"cub": 5_000, "coco": 5_000, "scenes": 1_000, "demo": 200}
+
+PRESETS: dict[str, Config] = {
+    name: replace(
+        ATTNGAN[name],
+        model=replace(ATTNGAN[name].model, name="alrgan"),
+        refine=refined(start),
+    )
+    for name, start in STARTS.items()
+}

@@ -1,0 +1,80 @@
+"""What the commands share: options, one-line errors, the data of a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from baselines.checkpoint import CheckpointError
+from baselines.config import Config, ConfigError, override, to_dict
+from baselines.data import open_source
+from baselines.data.scan import scan
+from baselines.data.source import DataError, Source
+from baselines.logs import NonFiniteError
+
+# Errors of the user's input or surroundings: one line is all they need.
+EXPECTED = (ConfigError, CheckpointError, DataError, NonFiniteError, FileNotFoundError, ValueError)
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """`--set`, `--data-root`, `--skip-broken`, `--dry-run`."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="GROUP.KEY=VALUE",
+        help="override one setting of the preset (repeatable); --dry-run lists them all",
+    )
+    parser.add_argument("--data-root", help="folder of cub, coco or folder: sets data.root")
+    parser.add_argument(
+        "--skip-broken",
+        action="store_true",
+        help="leave broken images and captions out instead of refusing to start",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the configuration and stop")
+
+
+def resolve(config: Config, args: argparse.Namespace) -> Config:
+    """The preset `config` with the options of `add_config_options` applied."""
+    if args.data_root:
+        config = dataclasses.replace(
+            config, data=dataclasses.replace(config.data, root=args.data_root)
+        )
+    if args.skip_broken:
+        config = dataclasses.replace(
+            config, data=dataclasses.replace(config.data, skip_broken=True)
+        )
+    return override(config, args.set)
+
+
+def print_config(config: Config) -> None:
+    """The resolved configuration as JSON on standard output."""
+    print(json.dumps(to_dict(config), indent=2))
+
+
+def checked_source(config: Config, split: str) -> Source:
+    """Open a split and scan it.
+
+    Raises:
+        DataError: listing everything that is broken, unless `data.skip_broken`.
+    """
+    source = open_source(config.data, split)
+    report = scan(source)
+    if config.data.skip_broken:
+        return report.skip()
+    report.raise_if_broken()
+    return source
+
+
+def run_command(main: Callable[[Sequence[str] | None], None]) -> None:
+    """Run a command's `main`; an expected error becomes one message and exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        main(None)
+    except EXPECTED as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,23 @@
+"""DM-GAN's settings (baselines_spec 8.3: bird_DMGAN, coco_DMGAN)."""
+
+from dataclasses import replace
+
+from baselines import presets
+from baselines.config import Config, ModelConfig, OptimConfig
+
+CUB_MODEL = ModelConfig(name="dmgan", feature_dim=64, discriminator_dim=32, residual_blocks=2)
+
+PRESETS: dict[str, Config] = {
+    "cub": replace(
+        presets.CUB,
+        model=CUB_MODEL,
+        optim=OptimConfig(batch_size=10, images=800 * presets.CUB_IMAGES),
+    ),
+    "coco": replace(
+        presets.COCO,
+        model=replace(CUB_MODEL, residual_blocks=3),
+        optim=OptimConfig(batch_size=16, images=200 * presets.COCO_IMAGES),
+    ),
+    "scenes": replace(presets.SCENES, model=CUB_MODEL),
+    "demo": replace(presets.DEMO, model=replace(presets.DEMO.model, name="dmgan")),
+}

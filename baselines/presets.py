@@ -1,0 +1,66 @@
+"""What the presets of all models share: the data set and its encoders. Sizes are the models'."""
+
+from __future__ import annotations
+
+from baselines.config import (
+    Config,
+    DataConfig,
+    EncoderConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+)
+
+CUB_IMAGES, COCO_IMAGES = 8_855, 82_783  # training images, one epoch of the originals
+
+# baselines_spec 8.3. The originals' DAMSM runs to epoch 200 on CUB and 100 on COCO.
+CUB = Config(
+    data=DataConfig(name="cub", max_words=18, captions_per_image=10, workers=4),
+    encoder=EncoderConfig(images=200 * CUB_IMAGES),
+    loss=LossConfig(damsm=5.0),
+)
+COCO = Config(
+    data=DataConfig(name="coco", max_words=12, captions_per_image=5, workers=4),
+    encoder=EncoderConfig(images=100 * COCO_IMAGES),
+    loss=LossConfig(damsm=50.0),
+)
+
+# Scenes at 64, 128 and 256 px: a GPU's work. The encoders are small and trained from scratch.
+SCENES = Config(
+    data=DataConfig(name="scenes", max_words=18, workers=8),
+    encoder=EncoderConfig(
+        trunk="small", input_size=64, pretrained=False, train_trunk=True, images=1_500_000
+    ),
+    model=ModelConfig(),
+    loss=LossConfig(damsm=5.0),
+    optim=OptimConfig(images=2_000_000, amp="bf16"),
+)
+
+# One object, 16 and 32 px: all of it within minutes on two CPU cores.
+DEMO = Config(
+    data=DataConfig(name="scenes", max_words=18, max_objects=1, test_images=500),
+    encoder=EncoderConfig(
+        embedding_dim=64,
+        token_dim=64,
+        dropout=0.2,
+        trunk="small",
+        input_size=32,
+        pretrained=False,
+        train_trunk=True,
+        batch_size=32,
+        images=48_000,
+    ),
+    model=ModelConfig(
+        feature_dim=24,
+        discriminator_dim=32,
+        condition_dim=32,
+        noise_dim=16,
+        base_size=16,
+        stages=2,
+        residual_blocks=1,
+    ),
+    loss=LossConfig(damsm=2.0),
+    optim=OptimConfig(batch_size=24, images=48_000),
+    run=RunConfig(log_every=50, grid_every=500, checkpoint_every=500),
+)

@@ -1,0 +1,185 @@
+"""Train a model: `python -m baselines.train alrgan --preset demo --encoders DIR --run-dir DIR`.
+
+Calling it again with the same run directory goes on from the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from baselines import distributed
+from baselines.alrgan.objective import RefinedObjective
+from baselines.checkpoint import save_weights
+from baselines.commands import (
+    add_config_options,
+    checked_source,
+    print_config,
+    resolve,
+    run_command,
+)
+from baselines.config import Config, save_config
+from baselines.data import open_source
+from baselines.data.loader import Batch, training_loader
+from baselines.distributed import World
+from baselines.loop import Hook, train
+from baselines.models import PRESETS, build_discriminators, build_generator, preset
+from baselines.objective import StackedGANObjective
+from baselines.preview import Preview
+from baselines.runs import (
+    CONFIG,
+    ENCODERS,
+    GENERATOR,
+    INITIAL,
+    VOCABULARY,
+    Encoders,
+    load_encoders,
+    newest_state,
+    save_encoders,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m baselines.train", description=__doc__)
+    parser.add_argument("model", choices=sorted(PRESETS))
+    parser.add_argument("--preset", default="scenes", help="cub, coco, scenes or demo")
+    parser.add_argument("--refine", choices=["none", "alr", "alr,lvr"], help="ALR in any host")
+    parser.add_argument("--encoders", type=Path, help="run directory of baselines.damsm")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    add_config_options(parser)
+    return parser.parse_args(argv)
+
+
+def configure(args: argparse.Namespace) -> Config:
+    """The preset with `--refine` and the overrides applied."""
+    config = preset(args.model, args.preset)
+    if args.refine == "none":
+        config = dataclasses.replace(config, refine=type(config.refine)())
+    elif args.refine:
+        refine = preset("alrgan", args.preset).refine
+        config = dataclasses.replace(config, refine=dataclasses.replace(refine, terms=args.refine))
+    return resolve(config, args)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the command."""
+    args = parse(argv)
+    config = configure(args)
+    if args.dry_run:
+        print_config(config)
+        return
+    world = distributed.start(config.run.device)
+    try:
+        run(config, args.run_dir, args.encoders, world)
+    finally:
+        distributed.stop(world)
+
+
+def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) -> None:
+    """Train `config` in `run_dir`, from its newest checkpoint where there is one.
+
+    Raises:
+        ConfigError: the run directory holds a run with other settings.
+        CheckpointError: encoders or checkpoint missing, damaged or of another vocabulary.
+        DataError: broken data.
+    """
+    encoders = load_encoders(encoders_dir or run_dir)
+    config = dataclasses.replace(config, encoder=encoders.config)
+    saved = newest_state(config, run_dir, encoders.vocabulary)
+    source = checked_source(config, "train")
+    objective = build_objective(config, encoders, world)
+    # Nothing is written before everything that can be refused has been.
+    hooks = []
+    if world.is_main:
+        prepare(run_dir, config, encoders, objective, fresh=saved is None)
+        hooks = build_hooks(config, run_dir, encoders, objective)
+
+    def batches(steps_done: int) -> Iterable[Batch]:
+        return training_loader(
+            source,
+            encoders.vocabulary,
+            size=config.model.image_sizes[-1],
+            max_words=config.data.max_words,
+            batch_size=config.optim.batch_size,
+            seed=config.run.seed,
+            start_batch=steps_done,
+            rank=world.rank,
+            world=world.size,
+            workers=config.data.workers,
+        )
+
+    progress = train(
+        objective,
+        batches,
+        config,
+        run_dir,
+        world,
+        total_images=config.optim.images,
+        batch_size=config.optim.batch_size,
+        hooks=hooks,
+        saved=saved,
+        extra={"vocabulary": encoders.vocabulary.to_dict()},
+    )
+    if world.is_main:
+        logger.info("%d steps, %d images: %s", progress.step, progress.images, run_dir)
+
+
+def build_objective(config: Config, encoders: Encoders, world: World) -> StackedGANObjective:
+    """Networks initialised from `run.seed`, the same on every rank."""
+    torch.manual_seed(config.run.seed)
+    kind = RefinedObjective if config.refine.terms else StackedGANObjective
+    objective = kind(
+        config,
+        build_generator(config),
+        build_discriminators(config),
+        encoders.text,
+        encoders.image,
+        world,
+    )
+    for network in objective.networks.values():
+        distributed.broadcast(network, world)
+    return objective
+
+
+def prepare(
+    run_dir: Path,
+    config: Config,
+    encoders: Encoders,
+    objective: StackedGANObjective,
+    *,
+    fresh: bool,
+) -> None:
+    """Make the run directory complete before the first step."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    save_config(config, run_dir / CONFIG)
+    if fresh:
+        encoders.vocabulary.save(run_dir / VOCABULARY)
+        save_encoders(encoders, run_dir / ENCODERS)
+        save_weights(objective.average.network, run_dir / INITIAL, images=0)
+
+
+def build_hooks(
+    config: Config, run_dir: Path, encoders: Encoders, objective: StackedGANObjective
+) -> list[Hook]:
+    """Draw a grid now and then; keep the averaged generator beside every checkpoint."""
+    preview = Preview(
+        config, run_dir, encoders.vocabulary, open_source(config.data, "test"), objective
+    )
+
+    def snapshot(step: int, images: int) -> dict[str, float]:
+        save_weights(objective.average.network, run_dir / GENERATOR, images=images, step=step)
+        return {}
+
+    return [Hook(config.run.grid_every, preview), Hook(config.run.checkpoint_every, snapshot)]
+
+
+if __name__ == "__main__":
+    run_command(main)
