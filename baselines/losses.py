@@ -175,9 +175,12 @@ def derangement(class_ids: Tensor, *, generator: torch.Generator | None = None) 
     batch, device = class_ids.shape[0], class_ids.device
     if batch < 2:
         raise ValueError(f"mismatched pairs need a batch of at least 2, got {batch}")
-    shuffle = torch.randperm(batch, generator=generator, device=device)
-    order = shuffle[torch.argsort(class_ids[shuffle], stable=True)]
-    largest = (class_ids[:, None] == class_ids).sum(dim=1).max()
+    place = torch.randperm(batch, generator=generator, device=device)
+    same = class_ids[:, None] == class_ids
+    # Classes in random order, and in random order within a class.
+    first_of_class = torch.where(same, place, batch).min(dim=1).values
+    order = torch.argsort(first_of_class * batch + place)
+    largest = same.sum(dim=1).max()
     # In class order a shift by the size of the largest class leaves every class behind. If all
     # are of one class, any shift will do.
     shift = torch.where(largest == batch, 1, largest)

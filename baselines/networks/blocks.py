@@ -85,7 +85,8 @@ def normalise_spectrally(module: nn.Module) -> nn.Module:
     """Put `SpectralNorm` on the weight of every convolution inside `module`; returns it."""
     convolutions = [child for child in module.modules() if isinstance(child, nn.Conv2d)]
     for convolution in convolutions:
+        # unsafe: skips a trial call, which the meta device cannot make and which would iterate.
         parametrize.register_parametrization(
-            convolution, "weight", SpectralNorm(convolution.weight)
+            convolution, "weight", SpectralNorm(convolution.weight), unsafe=True
         )
     return module
