@@ -88,6 +88,14 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _empty_bytes() -> bytes:
+    return b""
+
+
+def _complex(real: float, imaginary: float) -> complex:
+    return complex(float(real), float(imaginary))
+
+
 def _scalar(dtype: Any, content: Any = b"") -> Any:
     return _from_bytes(content, dtype, ())[()]
 
@@ -112,6 +120,8 @@ _GLOBALS: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _Dtype,
     "numpy.ndarray": _refuse,
     "_codecs.encode": _encode,
+    **{f"{module}.bytes": _empty_bytes for module in ("builtins", "__builtin__")},
+    **{f"{module}.complex": _complex for module in ("builtins", "__builtin__")},
     **{
         f"{package}.{name}": make
         for package in ("numpy.core", "numpy._core")
