@@ -69,12 +69,12 @@ def image_grid(images: Tensor, columns: int, *, padding: int = 2) -> Image.Image
 
 def side_by_side(images: Sequence[Tensor]) -> Tensor:
     """Stages (3, S, S) of one image as one (3, H, W), all enlarged to the side of the largest."""
-    side = max(image.shape[-1] for image in images)
+    side = max(MIN_SIDE, *(image.shape[-1] for image in images))
     parts: list[Tensor] = []
     for image in images:
         if parts:
             parts.append(torch.ones(3, side, GAP))
-        scaled = F.interpolate(image[None].float().cpu(), size=(side, side), mode="nearest")
+        scaled = F.interpolate(image[None].float().cpu(), size=(side, side), mode="bicubic")
         parts.append(scaled[0])
     return torch.cat(parts, dim=2)
 
@@ -195,13 +195,14 @@ def layout_overlay(image: Tensor, layout: Tensor, side: int, *, highest: float =
         image: (3, H, W) in [-1, 1].
         layout: (T, h, w), non-negative; enlarged bicubically.
         side: of the result in pixels.
-        highest: the value drawn brightest; 0 takes the largest of `layout`.
+        highest: the value drawn brightest; 0 takes the largest of `layout`, or three times its
+            mean if that is more, so that an undecided layout looks dim everywhere.
 
     Returns:
         (T, side, side, 3) uint8.
     """
     layout = layout.detach().float().cpu().nan_to_num()
-    highest = highest or float(layout.max()) or 1.0
+    highest = highest or max(float(layout.max()), 3 * float(layout.mean())) or 1.0
     heat = F.interpolate(layout[None], size=(side, side), mode="bicubic", align_corners=False)[0]
     share = (heat / highest).clamp(0, 1).numpy()
     picture = _enlarged(image, side, exact=True).astype(np.float32) / 255
@@ -216,8 +217,8 @@ def overlay_sheet(
 ) -> None:
     """For every word, where each source's layout puts it, the sources one below the other.
 
-    The colour scale is common to a row, from 0 to the largest value of its layout; below every
-    cell stand the mean over the picture (the word's share of all regions) and the peak.
+    The colour scale is common to a row, see `layout_overlay`; below every cell stand the mean over
+    the picture (the word's share of all regions) and the peak.
 
     Raises:
         ValueError: no rows or words, or a layout with fewer channels than there are words.
@@ -231,7 +232,7 @@ def overlay_sheet(
             )
     side = MIN_SIDE
     margin = 2 * GAP + max(text_width(row.label, TEXT, "plain") for row in rows)
-    columns = min(WORDS_PER_LINE, len(words))
+    columns = math.ceil(len(words) / math.ceil(len(words) / WORDS_PER_LINE))
     width = margin + (columns + 1) * (side + GAP)
     heading = wrap(words_of(title), width - 2 * GAP) if title else []
     head = len(heading) * LINE + GAP

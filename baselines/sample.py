@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,14 +32,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
 
 
-def _count(least: int) -> type:
+def _count(least: int) -> Callable[[str], int]:
     def number(text: str) -> int:
-        if int(text) < least:
-            raise ValueError
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text}: expected a whole number, {least} or more")
         return int(text)
 
-    number.__name__ = f"whole number of {least} or more,"
-    return number  # type: ignore[return-value]
+    return number
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -90,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.overlays and pipeline.run.config.model.stages < 2:
             raise ValueError("--overlays: this model has a single stage, which reads no words")
     except (CheckpointError, ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {' '.join(str(error).split())}\n")
+        parser.exit(2, f"{parser.prog}: {one_line(error)}\n")
     album = Album(
         Path(options.out or Path(options.run) / "samples"),
         singles=not options.grid,
@@ -104,8 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             draw_captions(options, pipeline, captions, [image for _, image in real], album)
     except OSError as error:
-        parser.exit(2, f"{parser.prog}: cannot write the pictures: {error}\n")
-    print(f"{len(album.files)} images and {len(album.pages)} sheets in {album.folder}")
+        parser.exit(2, f"{parser.prog}: cannot write the pictures: {one_line(error)}\n")
+    print(f"images: {len(album.files)}, sheets: {len(album.pages)}, in {album.folder}")
     for page in album.pages:
         print(f"  {page}")
     return 0
@@ -122,6 +121,13 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         parser.error("--interpolate-captions needs exactly two --text")
     if options.overlays and (options.interpolate_noise or options.interpolate_captions):
         parser.error("--overlays does not go with interpolation")
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, without line breaks or error numbers."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
 
 
 def given_captions(options: argparse.Namespace) -> list[str]:
@@ -204,7 +210,7 @@ def draw_captions(
             if real and sample == 0:
                 album.paste(next(images), [Word("real", "note")], columns)
             below: SetCaption = mark_unknown(caption)
-            album.paste(cell, below if sample == 0 else [Word(f"{sample}", "note")], columns)
+            album.paste(cell, below if sample == 0 else [Word(f"sample {sample}", "note")], columns)
     if options.edit:
         album.edits(Drawings.joined(kept), options.samples)
     album.turn(columns)

@@ -16,6 +16,7 @@ from baselines.config import (
 )
 from baselines.data import Vocabulary
 from baselines.data.scenes import Scenes
+from baselines.networks.generator import StackedGenerator
 
 
 def tiny_config(model: str = "attngan", **model_settings: object) -> Config:
@@ -33,6 +34,17 @@ def tiny_config(model: str = "attngan", **model_settings: object) -> Config:
     )  # fmt: skip
 
 
+def _settle(generator: StackedGenerator, config: Config) -> None:
+    """Let the batch norms see a few batches: with their first statistics all images are grey."""
+    width, words = config.encoder.embedding_dim, config.data.max_words
+    with torch.no_grad():
+        for _ in range(20):
+            noise = torch.randn(4, config.model.noise_dim)
+            text = torch.randn(4, width), torch.randn(4, width, words)
+            generator(noise, *text, torch.randint(1, words + 1, (4,)))
+    generator.eval()
+
+
 def make_tiny_run(path: Path, model: str = "attngan", **model_settings: object) -> Path:
     """Write an untrained run of `tiny_config` into `path` and return it; always the same one."""
     config = tiny_config(model, **model_settings)
@@ -47,6 +59,7 @@ def make_tiny_run(path: Path, model: str = "attngan", **model_settings: object) 
             config.encoder,
         )
         generator = models.build_generator(config)
+        _settle(generator, config)
     save_config(config, path / runs.CONFIG)
     vocabulary.save(path / runs.VOCABULARY)
     runs.save_encoders(encoders, path / runs.ENCODERS)
