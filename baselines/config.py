@@ -7,12 +7,13 @@ import difflib
 import json
 import math
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Rule = tuple[Callable[[typing.Any], bool], str]
 
 
 @dataclass(frozen=True)
@@ -180,15 +181,50 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optim.amp": ("no", "bf16", "fp16"),
 }
 
-# Numbers for which zero or less has no meaning.
-POSITIVE = (
-    "data.max_words", "data.min_count", "data.train_images", "data.test_images",
-    "encoder.embedding_dim", "encoder.token_dim", "encoder.input_size", "encoder.batch_size",
-    "encoder.lr", "model.feature_dim", "model.discriminator_dim", "model.condition_dim",
-    "model.noise_dim", "model.base_size", "model.stages", "optim.batch_size", "optim.images",
-    "optim.g_lr", "optim.d_lr", "run.log_every", "run.grid_every", "run.checkpoint_every",
-    "run.keep",
-)  # fmt: skip
+
+def _at_least(lowest: float) -> Rule:
+    return (lambda value: value >= lowest), f"expected {lowest:g} or more"
+
+
+ABOVE_ZERO: Rule = (lambda value: value > 0), "expected a number above 0"
+UNIT: Rule = (lambda value: 0 <= value <= 1), "expected a number between 0 and 1"
+TERM_KEYS = [
+    f"refine.{term}.{name}"
+    for term in ("alr", "reconstruction", "lvr")
+    for name in ("weight", "start", "ramp", "share")
+]
+
+# What a number must satisfy, by key; the message completes "key=value: ".
+RULES: dict[str, Rule] = {
+    "model.base_size": (
+        lambda value: value >= 8 and value & (value - 1) == 0,
+        "expected a power of two, 8 or more",
+    ),
+    "optim.batch_size": _at_least(2),
+    "encoder.batch_size": _at_least(2),
+    **dict.fromkeys(
+        [
+            "data.max_words", "data.min_count", "data.train_images", "data.test_images",
+            "encoder.embedding_dim", "encoder.token_dim", "encoder.input_size", "encoder.lr",
+            "model.feature_dim", "model.discriminator_dim", "model.condition_dim",
+            "model.noise_dim", "model.stages", "optim.images", "optim.g_lr", "optim.d_lr",
+            "run.log_every", "run.grid_every", "run.checkpoint_every", "run.keep",
+        ],
+        ABOVE_ZERO,
+    ),
+    **dict.fromkeys(
+        ["encoder.dropout", "refine.gamma", "optim.ema", "optim.beta1", "optim.beta2"], UNIT
+    ),
+    **dict.fromkeys(
+        [
+            "data.captions_per_image", "data.workers", "encoder.images", "encoder.clip",
+            "model.residual_blocks", "loss.damsm", "loss.kl",
+            *TERM_KEYS,
+        ],
+        _at_least(0),
+    ),
+    "data.max_objects": (lambda value: value in (1, 2, 3), "expected 1, 2 or 3"),
+}  # fmt: skip
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -280,8 +316,9 @@ def checked(key: str, value: Any, kind: type) -> Any:
     if key in CHOICES and value not in CHOICES[key]:
         choices = ", ".join(repr(choice) for choice in CHOICES[key])
         raise ConfigError(f"{key}={value!r}: expected one of {choices}")
-    if key in POSITIVE and value <= 0:
-        raise ConfigError(f"{key}={value}: expected a number above 0")
+    holds, expectation = RULES.get(key, (None, ""))
+    if holds is not None and not holds(value):
+        raise ConfigError(f"{key}={value}: {expectation}")
     return value
 
 
