@@ -201,9 +201,7 @@ def vocabulary_captions() -> Iterator[str]:
             yield " ".join(_FIELD.sub(" ", template).split()) or "a"
     phrases = (SIZE_WORDS, PLACE_WORDS, RELATION_WORDS, GROUND_WORDS)
     yield from (text for table in phrases for texts in table.values() for text in texts)
-    yield from (f"a {colour} object" for colour in COLOURS)
-    yield from (f"the {shape}" for shape in SHAPES)
-    yield "an"
+    yield from (*COLOURS, *SHAPES, "a", "an", "the")
 
 
 def _pick(kinds: Sequence[tuple[tuple[str, ...], float]], at: float) -> tuple[str, ...]:

@@ -5,24 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from baselines.data.scene_captions import Caption
-from baselines.data.scene_content import Box, relation_of
-from baselines.metrics.scene_parsing import parse_scene
+from baselines.data.scene_content import Box, SceneObject, relation_of
+from baselines.metrics.scene_parsing import FoundObject, parse_scene
 
-
-class SeenObject(Protocol):
-    """What a statement is held against: a `FoundObject`, or a `SceneObject` as ground truth."""
-
-    colour: str
-    shape: str
-    size: str
-    place: str
-    centre: tuple[float, float]
+# What a statement is held against: something seen, or the ground truth.
+SeenObject = FoundObject | SceneObject
 
 
 class Tally(NamedTuple):

@@ -1,0 +1,87 @@
+"""Speed of drawing and parsing `scenes`, or with `--accuracy` how right the parsing is.
+
+python -m benchmarks.scenes
+python -m benchmarks.scenes --accuracy
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from baselines.data.scenes import Scenes
+from baselines.metrics.layout import LayoutScore, check_caption, layout_checks
+from baselines.metrics.scene_parsing import parse_scene
+
+ROUNDS = 5
+
+
+def rate(work: Callable[[int], object], images: int) -> float:
+    """Median over five rounds of calls of `work(index)` per second of this process's CPU time."""
+    rates = []
+    each = max(1, images // ROUNDS)
+    for turn in range(ROUNDS):
+        begin = time.process_time()
+        for index in range(turn * each, (turn + 1) * each):
+            work(index)
+        rates.append(each / (time.process_time() - begin))
+    return statistics.median(rates)
+
+
+def print_speed(scenes: Scenes, sizes: list[int]) -> None:
+    """One line per size: pictures alone, pictures with captions, and parsing."""
+    print(f"scenes per second on one core, {platform.platform()}")
+    print("size     drawn  with captions    parsed")
+    for size in sizes:
+        pictures = [scenes.image(i, size) for i in range(len(scenes))]
+        works: tuple[Callable[[int], object], ...] = (
+            partial(scenes.image, size=size),
+            lambda i, size=size: (scenes.image(i, size), scenes.captions(i)),
+            lambda i, pictures=pictures: parse_scene(pictures[i]),
+        )
+        drawn, items, parsed = (rate(work, len(scenes)) for work in works)
+        print(f"{size:4d}  {drawn:8.0f}  {items:13.0f}  {parsed:8.0f}")
+
+
+def print_accuracy(scenes: Scenes, sizes: list[int]) -> None:
+    """Layout accuracy of true pictures, with captions of other scenes, and by chance."""
+    captions = [scenes.described(i)[i % 10] for i in range(len(scenes))]
+    shuffled = captions[1:] + captions[:1]
+    rows = [("chance", (check_caption(c, scenes.scene(i).objects) for i, c in enumerate(shuffled)))]
+    for size in sizes:
+        for name, told in (("true", captions), ("shuffled", shuffled)):
+            checks = (
+                layout_checks(scenes.image(i, size)[None], [c])[0] for i, c in enumerate(told)
+            )
+            rows.append((f"{size} px, {name}", checks))
+    print("                   overall   objects     sizes    places  relations")
+    for name, checks in rows:
+        score = LayoutScore.of(checks)
+        print(
+            f"{name:16s}  {score.overall:8.4f}  {score.objects:8.4f}  {score.sizes:8.4f}  "
+            f"{score.places:8.4f}  {score.relations:9.4f}"
+        )
+
+
+def main() -> None:
+    """Parse the command line and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--accuracy", action="store_true")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 128, 256])
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--max-objects", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    split = "test" if arguments.accuracy else "train"
+    scenes = Scenes(split, images=arguments.images, max_objects=arguments.max_objects)
+    (print_accuracy if arguments.accuracy else print_speed)(scenes, arguments.sizes)
+
+
+if __name__ == "__main__":
+    main()
