@@ -13,13 +13,13 @@ from baselines.pictures import (
     OverlayRow,
     captioned_grid,
     overlay_sheet,
-    save_picture,
     side_by_side,
     table,
     to_picture,
 )
 from baselines.pipeline import Drawings
 from baselines.sheet import Caption as SetCaption
+from baselines.sheet import save_picture
 from baselines.variations import mark_changes, mark_unknown
 
 SLUG_LENGTH = 60

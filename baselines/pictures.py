@@ -5,7 +5,6 @@ Images are tensors in [-1, 1]; files are PNGs, written whole or not at all.
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +15,11 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from baselines.checkpoint import write_atomic
 from baselines.sheet import (
     DPI,
     LINE,
@@ -77,13 +74,6 @@ def side_by_side(images: Sequence[Tensor]) -> Tensor:
         scaled = F.interpolate(image[None].float().cpu(), size=(side, side), mode="bicubic")
         parts.append(scaled[0])
     return torch.cat(parts, dim=2)
-
-
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG, atomically."""
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    write_atomic(path, lambda file: file.write(buffer.getvalue()))
 
 
 def attempt(draw: Callable[[], object], what: str) -> bool:
@@ -275,7 +265,6 @@ def curves(stats: Sequence[Mapping[str, Any]], path: Path) -> None:
     columns = min(3, len(groups))
     lines = math.ceil(len(groups) / columns)
     figure = Figure(figsize=(5.2 * columns, 3.4 * lines), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     for place, (group, terms) in enumerate(groups.items()):
         axes = figure.add_subplot(lines, columns, place + 1)
         for number, (term, points) in enumerate(terms.items()):

@@ -43,14 +43,18 @@ def _count(least: int) -> Callable[[str], int]:
 
 def build_parser() -> argparse.ArgumentParser:
     """All options."""
-    parser = _Parser(prog="python -m baselines.sample", description=__doc__.splitlines()[0])
+    parser = _Parser(
+        prog="python -m baselines.sample",
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+    )
     add = parser.add_argument
     add("--run", required=True, help="run directory, or a folder of converted originals")
-    add("stdin", nargs="?", choices=["-"], help="read captions from standard input, one a line")
+    add("stdin", nargs="*", metavar="-", help="read captions from standard input, one a line")
     add("--text", action="append", default=[], metavar="CAPTION", help="may be repeated")
     add("--captions", metavar="FILE", help="UTF-8 text, one caption a line")
-    add("--samples", type=_count(1), default=1, metavar="N", help="images per caption")
-    add("--seed", type=int, default=0)
+    add("--samples", type=_count(1), default=1, metavar="N", help="images per caption, or paths")
+    add("--seed", type=int, default=0, help="of the noise, which all captions share")
     add("--mean-conditioning", action="store_true", help="no conditioning noise: less varied")
     add("--all-stages", action="store_true", help="also the smaller images of every stage")
     what = parser.add_mutually_exclusive_group()
@@ -112,7 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse combinations of options that mean nothing, with status 2."""
-    given = bool(options.text) + (options.captions is not None) + (options.stdin is not None)
+    if options.stdin not in ([], ["-"]):
+        parser.error(f"{options.stdin[0]!r}: captions are given with --text")
+    given = bool(options.text) + (options.captions is not None) + bool(options.stdin)
     if options.edit and given:
         parser.error("--edit brings its own captions: leave out --text, --captions and -")
     if len(options.edit) == 1:
@@ -140,7 +146,7 @@ def given_captions(options: argparse.Namespace) -> list[str]:
     captions = [*options.edit, *options.text]
     if options.captions is not None:
         captions += lines_of(Path(options.captions).read_bytes(), options.captions)
-    if options.stdin is not None:
+    if options.stdin:
         captions += lines_of(sys.stdin.buffer.read(), "standard input")
     return captions
 

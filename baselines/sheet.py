@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from PIL import Image
 
 from baselines.checkpoint import write_atomic
 
@@ -61,7 +62,6 @@ class Sheet:
         """Render and write the page."""
         height, width = self.pixels.shape[:2]
         figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-        FigureCanvasAgg(figure)
         for left, top, word, size in self.texts:
             figure.text(
                 left / width,
@@ -82,12 +82,19 @@ class Sheet:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Render `figure` as a PNG and write it atomically."""
-    buffer = io.BytesIO()
+    """Render `figure` as an RGB image and write it as a PNG, atomically."""
+    canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         # A glyph that the font lacks is drawn as a box; that is no reason to complain.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(buffer, format="png")
+        canvas.draw()
+    save_picture(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()), path)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG, atomically."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
     write_atomic(path, lambda file: file.write(buffer.getvalue()))
 
 
