@@ -44,14 +44,13 @@ class Coco(FileSource):
         for number, (image_id, name) in enumerate(rows):
             path = inside(images, name, f"{annotations}, image {image_id}")
             key = name.rsplit(".", 1)[0]
-            captions = texts.pop(image_id, ())
-            problems = ()
+            captions = first_captions(texts.pop(image_id, []), captions_per_image)
+            problems: tuple[Problem, ...] = ()
             if not captions:
                 detail = f"image {image_id} has no annotation in {annotations}"
                 problems = (Problem("missing captions", key, detail),)
-            captions = first_captions(captions, captions_per_image)
             records.append(Record(path, key, captions, number, problems=problems))
-        notes = ()
+        notes: tuple[str, ...] = ()
         if texts:
             count = sum(map(len, texts.values()))
             notes = (

@@ -69,7 +69,9 @@ class _Captions:
     """The captions of one split: from `text/`, else from `captions.pickle`."""
 
     def __init__(self, folder: Path, split: str, images: int) -> None:
-        self.text, self.lists, self.notes = folder / "text", [], ()
+        self.text = folder / "text"
+        self.lists: list[tuple[str, ...]] = []
+        self.notes: tuple[str, ...] = ()
         if self.text.is_dir():
             return
         path = folder / "captions.pickle"

@@ -54,9 +54,10 @@ class Folder(FileSource):
         captions_per_image: int = 0,
     ) -> None:
         base = require_root("folder", root, split)
+        notes: tuple[str, ...] = ()
         parts = {name: base / name / METADATA for name in SPLITS}
         if any(path.exists() for path in parts.values()):
-            folder, rows, notes = base / split, _subfolder(parts, split, split_file), ()
+            folder, rows = base / split, _subfolder(parts, split, split_file)
         elif (base / METADATA).exists():
             folder, rows = base, _read(base / METADATA)
             rows, notes = _select(base, rows, split, split_file)

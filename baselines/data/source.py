@@ -94,10 +94,11 @@ def to_square(image: Image.Image, size: int, generator: torch.Generator | None) 
     if generator is None:
         top, left, flip = slack_y // 2, slack_x // 2, False
     else:
-        top, left, flip = (
+        top, left, side = (
             int(torch.randint(choices, (), generator=generator))
             for choices in (slack_y + 1, slack_x + 1, 2)
         )
+        flip = side == 1
     square = transforms.crop(resized, top, left, size, size)
     if flip:
         square = transforms.horizontal_flip(square)
