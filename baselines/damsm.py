@@ -195,7 +195,7 @@ def run(config: Config, run_dir: Path, image_weights: Path | None, world: World)
     epoch_steps = max(1, len(source) // (config.encoder.batch_size * world.size))
     validation = Validation(encoders, held_out, config, run_dir, world)
 
-    def batches(steps_done: int) -> Iterable[Batch]:
+    def batches(images_done: int) -> Iterable[Batch]:
         return training_loader(
             source,
             vocabulary,
@@ -203,7 +203,7 @@ def run(config: Config, run_dir: Path, image_weights: Path | None, world: World)
             max_words=config.data.max_words,
             batch_size=config.encoder.batch_size,
             seed=config.run.seed,
-            start_batch=steps_done,
+            start_batch=images_done // (config.encoder.batch_size * world.size),
             rank=world.rank,
             world=world.size,
             workers=config.data.workers,

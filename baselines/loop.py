@@ -109,7 +109,7 @@ def train(
 
     Args:
         objective: the networks, their optimisers and losses.
-        batches: given the number of steps already made, the batches from there on.
+        batches: given the number of images already seen, the batches from there on.
         config: saved in every checkpoint; `config.run` says how often to log and to save.
         run_dir: where checkpoints and `stats.jsonl` go.
         world: this process's rank and device.
@@ -134,7 +134,7 @@ def train(
     started, since = time.perf_counter(), progress.step
 
     with stop_requested() as stop:
-        for batch in batches(progress.step):
+        for batch in batches(progress.images):
             if progress.images >= total_images or stop():
                 break
             number = progress.step + 1

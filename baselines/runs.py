@@ -137,7 +137,7 @@ def require_same_config(saved: Config, asked: Config, directory: Path) -> None:
     Raises:
         ConfigError: naming every setting that differs.
     """
-    free = {"optim.images", "data.workers"}
+    free = {"optim.images", "encoder.images", "data.workers"}
     old, new = _flat(to_dict(saved)), _flat(to_dict(asked))
     differing = [
         f"{key}: {old[key]!r} in the run, {new[key]!r} asked for"

@@ -102,7 +102,7 @@ def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) 
         prepare(run_dir, config, encoders, objective, fresh=saved is None)
         hooks = build_hooks(config, run_dir, encoders, objective)
 
-    def batches(steps_done: int) -> Iterable[Batch]:
+    def batches(images_done: int) -> Iterable[Batch]:
         return training_loader(
             source,
             encoders.vocabulary,
@@ -110,7 +110,7 @@ def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) 
             max_words=config.data.max_words,
             batch_size=config.optim.batch_size,
             seed=config.run.seed,
-            start_batch=steps_done,
+            start_batch=images_done // (config.optim.batch_size * world.size),
             rank=world.rank,
             world=world.size,
             workers=config.data.workers,
