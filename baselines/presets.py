@@ -26,6 +26,33 @@ COCO = Config(
     loss=LossConfig(damsm=50.0),
 )
 
+# CUB at 16, 32 and 64 px with encoders trained from scratch: a first look without a GPU.
+CUB_SMALL = Config(
+    data=DataConfig(name="cub", max_words=18, captions_per_image=10),
+    encoder=EncoderConfig(
+        embedding_dim=128,
+        token_dim=128,
+        dropout=0.3,
+        trunk="small",
+        input_size=64,
+        pretrained=False,
+        train_trunk=True,
+        batch_size=32,
+        images=8 * CUB_IMAGES,
+    ),
+    model=ModelConfig(
+        feature_dim=24,
+        discriminator_dim=24,
+        condition_dim=64,
+        noise_dim=32,
+        base_size=16,
+        residual_blocks=1,
+    ),
+    loss=LossConfig(damsm=2.0),
+    optim=OptimConfig(batch_size=16, images=20 * CUB_IMAGES, g_lr=5e-4, d_lr=2e-4),
+    run=RunConfig(grid_every=250, checkpoint_every=250),
+)
+
 # Scenes at 64, 128 and 256 px: a GPU's work. The encoders are small and trained from scratch.
 SCENES = Config(
     data=DataConfig(name="scenes", max_words=18, workers=8),
@@ -53,14 +80,14 @@ DEMO = Config(
     ),
     model=ModelConfig(
         feature_dim=24,
-        discriminator_dim=32,
+        discriminator_dim=16,
         condition_dim=32,
         noise_dim=16,
         base_size=16,
         stages=2,
         residual_blocks=1,
     ),
-    loss=LossConfig(damsm=2.0),
-    optim=OptimConfig(batch_size=24, images=48_000),
+    loss=LossConfig(damsm=1.0),
+    optim=OptimConfig(batch_size=24, images=36_000, g_lr=1e-3, d_lr=3e-4),
     run=RunConfig(log_every=50, grid_every=500, checkpoint_every=500),
 )

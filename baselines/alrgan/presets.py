@@ -23,7 +23,7 @@ def refined(start: int) -> RefineConfig:
     )
 
 
-STARTS = {"cub": 5_000, "coco": 5_000, "scenes": 1_000, "demo": 200}
+STARTS = {"cub": 5_000, "coco": 5_000, "cub-small": 100, "scenes": 1_000, "demo": 200}
 
 PRESETS: dict[str, Config] = {
     name: replace(

@@ -26,5 +26,6 @@ PRESETS: dict[str, Config] = {
         optim=OptimConfig(batch_size=30, images=400 * presets.CUB_IMAGES),
     ),
     "scenes": replace(presets.SCENES, model=CUB_MODEL),
+    "cub-small": replace(presets.CUB_SMALL, model=replace(presets.CUB_SMALL.model, name="attngan")),
     "demo": replace(presets.DEMO, model=replace(presets.DEMO.model, name="attngan")),
 }

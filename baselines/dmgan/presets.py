@@ -19,5 +19,6 @@ PRESETS: dict[str, Config] = {
         optim=OptimConfig(batch_size=16, images=200 * presets.COCO_IMAGES),
     ),
     "scenes": replace(presets.SCENES, model=CUB_MODEL),
+    "cub-small": replace(presets.CUB_SMALL, model=replace(presets.CUB_SMALL.model, name="dmgan")),
     "demo": replace(presets.DEMO, model=replace(presets.DEMO.model, name="dmgan")),
 }
