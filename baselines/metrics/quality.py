@@ -57,10 +57,13 @@ class Statistics:
 
     def update(self, features: Tensor) -> None:
         """Add (B, D) features."""
-        features = features.detach().double()
+        # The sums stay where the features are, but not on devices without float64.
+        features = features.detach()
+        features = (features if features.is_cuda else features.cpu()).double()
+        self._sum, self._outer = self._sum.to(features), self._outer.to(features)
         self.count += len(features)
-        self._sum += features.sum(dim=0).cpu()
-        self._outer += (features.T @ features).cpu()
+        self._sum += features.sum(dim=0)
+        self._outer += features.T @ features
 
     def merged(self, other: Statistics) -> Statistics:
         """The statistics of both sets together."""
@@ -73,12 +76,12 @@ class Statistics:
     @property
     def mean(self) -> Tensor:
         """(D,) float64."""
-        return self._sum / self.count
+        return self._sum.cpu() / self.count
 
     @property
     def covariance(self) -> Tensor:
         """(D, D) float64, unbiased."""
-        centred = self._outer - self.count * torch.outer(self.mean, self.mean)
+        centred = self._outer.cpu() - self.count * torch.outer(self.mean, self.mean)
         return centred / (self.count - 1)
 
     def save(self, path: Path) -> None:
@@ -104,7 +107,9 @@ class Statistics:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{path}: cannot be read as feature statistics ({error})") from error
+            raise ValueError(
+                f"{path}: cannot be read as feature statistics ({error}); delete it"
+            ) from error
         missing = {"mu", "sigma", "count", "facts"} - arrays.keys()
         if missing:
             raise MixedStatisticsError(
