@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -16,9 +17,28 @@ def initialise(module: nn.Module) -> None:
     """
     for child in module.modules():
         if isinstance(child, (nn.Conv1d, nn.Conv2d, nn.Linear)):
-            nn.init.orthogonal_(child.weight)
+            orthogonal_(child.weight)
         if isinstance(child, nn.Linear) and child.bias is not None:
             nn.init.zeros_(child.bias)
         if isinstance(child, _BatchNorm):
             nn.init.normal_(child.weight, 1.0, 0.02)
             nn.init.zeros_(child.bias)
+
+
+@torch.no_grad()
+def orthogonal_(weight: Tensor) -> None:
+    """`torch.nn.init.orthogonal_` with gain 1, several times as fast for large convolutions.
+
+    A QR decomposition of the transpose with a positive diagonal of R is unique, so where the
+    Gaussian matrix is far from square, hence well conditioned, a Cholesky decomposition of its
+    small Gram matrix gives the same result from fast matrix products.
+    """
+    matrix = weight.flatten(1)
+    rows, columns = matrix.shape
+    if max(rows, columns) < 4 * min(rows, columns):
+        nn.init.orthogonal_(weight)
+        return
+    wide = torch.randn_like(matrix if rows < columns else matrix.t())
+    factor = torch.linalg.cholesky(wide @ wide.t())
+    wide = torch.linalg.solve_triangular(factor, wide, upper=False)
+    weight.copy_((wide if rows < columns else wide.t()).view_as(weight))

@@ -9,6 +9,7 @@ from baselines.attngan.fusion import WordAttention
 from baselines.dmgan.fusion import DynamicMemory
 from baselines.networks.discriminators import Discriminator
 from baselines.networks.generator import StackedGenerator
+from baselines.networks.initialisation import orthogonal_
 
 SIZES = {"embedding_dim": 12, "condition_dim": 6, "noise_dim": 5, "residual_blocks": 1}
 LENGTHS = torch.tensor([4, 2, 3])
@@ -232,3 +233,19 @@ def test_networks_copy_pickle_and_reload(norm):
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 3, 3), (40, 5), (6, 7)])
+def test_orthogonal_start_equals_the_qr_decomposition(shape):
+    weight = torch.empty(shape, dtype=torch.float64)
+    torch.manual_seed(3)
+    orthogonal_(weight)
+    matrix = weight.flatten(1)
+    rows, columns = matrix.shape
+    torch.manual_seed(3)
+    if rows < columns:
+        q, r = torch.linalg.qr(torch.randn(rows, columns, dtype=torch.float64).t())
+        expected = (q * r.diag().sign()).t()
+        torch.testing.assert_close(matrix, expected)
+    small = matrix if rows < columns else matrix.t()
+    torch.testing.assert_close(small @ small.t(), torch.eye(len(small), dtype=torch.float64))
