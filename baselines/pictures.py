@@ -194,11 +194,12 @@ def layout_overlay(image: Tensor, layout: Tensor, side: int, *, highest: float =
     layout = layout.detach().float().cpu().nan_to_num()
     highest = highest or max(float(layout.max()), 3 * float(layout.mean())) or 1.0
     heat = F.interpolate(layout[None], size=(side, side), mode="bicubic", align_corners=False)[0]
-    share = (heat / highest).clamp(0, 1).numpy()
+    # Weak heat is lifted: beside a word that claims its region, the others still show.
+    share = (heat / highest).clamp(0, 1).numpy() ** 0.75
     picture = _enlarged(image, side, exact=True).astype(np.float32) / 255
     dimmed = 0.35 * picture + 0.2 * picture.mean(axis=2, keepdims=True)
     colours = matplotlib.colormaps["inferno"](share)[..., :3]
-    cover = (0.85 * share**0.8)[..., None]
+    cover = (0.85 * share)[..., None]
     return np.round(255 * (dimmed * (1 - cover) + colours * cover)).astype(np.uint8)
 
 
@@ -247,7 +248,10 @@ def overlay_sheet(
 
 
 def curves(stats: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Every term of `stats.jsonl` against the step, one panel per group (the name before "/").
+    """Every term of `stats.jsonl` against the step, one panel per group.
+
+    A group is what stands before the last "/" of a name; logits and gradient norms, which are of
+    another scale than losses, have panels of their own.
 
     Raises:
         ValueError: no line holds a number besides step and images.
@@ -257,8 +261,8 @@ def curves(stats: Sequence[Mapping[str, Any]], path: Path) -> None:
         for name, value in line.items():
             if name in ("step", "images") or not isinstance(value, int | float):
                 continue
-            group, _, term = name.rpartition("/")
-            points = groups.setdefault(group or name, {}).setdefault(term, [])
+            panel, term = _panel(name)
+            points = groups.setdefault(panel, {}).setdefault(term, [])
             points.append((line["step"], value))
     if not groups:
         raise ValueError("nothing to draw: no line of the statistics holds a number")
@@ -280,9 +284,18 @@ def curves(stats: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3, linewidth=0.5)
         if len(terms) > 1:
-            axes.legend(fontsize=6.5, ncols=1 + len(terms) // 8)
+            axes.legend(fontsize=6.5, ncols=1 + len(terms) // 8, framealpha=0.6)
         axes.set_xlabel("step", fontsize=8)
     save_figure(figure, path)
+
+
+def _panel(name: str) -> tuple[str, str]:
+    group, _, term = name.rpartition("/")
+    if term == "gradient_norm":
+        return "gradient norms", group
+    if term.startswith("logit"):
+        return f"{group} logits", term.removeprefix("logit_")
+    return group or name, term
 
 
 def _pixels(image: Tensor) -> np.ndarray:

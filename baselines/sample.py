@@ -1,6 +1,8 @@
 """Captions to images: `python -m baselines.sample --run runs/x --text "a small red bird"`.
 
 Without any caption, captions of the run's own test split are drawn beside the real images.
+Noise follows from the seed and the number of the sample: all captions share it, so that they can
+be compared, and a caption draws the same image in any company.
 """
 
 from __future__ import annotations
@@ -193,17 +195,26 @@ def draw_captions(
     real: Sequence[Tensor],
     album: Album,
 ) -> None:
-    """All samples of all captions, batch by batch; pages of the grid as they fill up."""
-    group = options.samples + bool(real)
+    """All samples of all captions, batch by batch; pages of the grid as they fill up.
+
+    Captions of the test split, with their `real` images, show what the model can do: the k-th
+    is drawn with seed + k, so that they do not all share one composition.
+    """
+    together = options.samples + bool(real)
     limit = max(1, COLUMNS // (len(pipeline.image_sizes) if options.all_stages else 1))
-    columns = group * (limit // group) or limit
+    columns = together * (limit // together) or limit
     kept = []
-    stream = pipeline.stream(
-        captions,
-        seed=options.seed,
-        samples=options.samples,
-        mean_conditioning=options.mean_conditioning,
-        batch_size=options.batch_size,
+    groups = [[caption] for caption in captions] if real else [captions]
+    stream = (
+        drawings
+        for place, group in enumerate(groups)
+        for drawings in pipeline.stream(
+            group,
+            seed=options.seed + place,
+            samples=options.samples,
+            mean_conditioning=options.mean_conditioning,
+            batch_size=options.batch_size,
+        )
     )
     images = iter(real)
     for drawings in stream:

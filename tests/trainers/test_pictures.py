@@ -190,6 +190,15 @@ class TestCurves:
         assert two.shape[1] == 2 * one.shape[1]
         assert (two[:, : one.shape[1]] < 200).any() and (two[:, one.shape[1] :] < 200).any()
 
+    def test_logits_and_gradient_norms_have_panels_of_their_own(self, tmp_path):
+        losses = [{"step": n, "D64/total": n, "D64/real": n} for n in (1, 2)]
+        more = [{**line, "D64/logit_real": -n, "D64/gradient_norm": n} for n, line in
+                enumerate(losses)]  # fmt: skip
+        pictures.curves(losses, tmp_path / "one.png")
+        pictures.curves(more, tmp_path / "three.png")
+        one, three = (pixels(tmp_path / f"{name}.png") for name in ("one", "three"))
+        assert three.shape[1] == 3 * one.shape[1]
+
     def test_single_points_gaps_and_bad_values_are_drawn(self, tmp_path):
         stats = [{"step": 1, "G/x": math.nan}, {"step": 2, "val/r1": 0.5}, {"step": 3, "G/x": 0}]
         pictures.curves(stats, tmp_path / "x.png")
