@@ -1,21 +1,27 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from baselines import evaluate
-from baselines.checkpoint import CheckpointError, save_weights
+from baselines.alrgan.objective import build_refinement
+from baselines.checkpoint import CheckpointError, save_checkpoint, save_weights
 from baselines.commands import run_command
+from baselines.config import load_config, save_config
 from baselines.data import Vocabulary
 from baselines.data.scenes import Scenes
 from baselines.metrics import scores
 from baselines.metrics.drawing import draw, read_pairs, real
 from baselines.metrics.evaluation import Options
 from baselines.metrics.evaluation import evaluate as measure
+from baselines.metrics.layout import layout_localisation
+from baselines.metrics.real_layouts import real_layouts
 from baselines.metrics.report import table
-from baselines.runs import GENERATOR, load_encoders, load_run
+from baselines.runs import CONFIG, GENERATOR, load_encoders, load_run
 from tests.support.tiny_run import make_tiny_run
 
 
@@ -204,3 +210,27 @@ def test_a_metric_can_be_added(run_dir, monkeypatch):
     mean = sum(float(source.image(index, 32).mean()) for index in range(9)) / 9
     assert report["metrics"]["brightness"]["real"]["value"] == pytest.approx(mean, abs=1e-5)
     assert "brightness" in table(report)
+
+
+def test_real_layouts_come_from_the_newest_checkpoint(tmp_path):
+    path = make_tiny_run(tmp_path / "alr", "alrgan")
+    config = load_config(path / CONFIG)
+    config = replace(config, refine=replace(config.refine, terms="alr"))
+    save_config(config, path / CONFIG)
+    run = load_run(path)
+    assert real_layouts(run) is None
+    encoders = nn.ModuleList([build_refinement(config, run.generator, 1)])
+    save_checkpoint(path, 16, {"networks": {"refinements": encoders.state_dict()}}, keep=1)
+    report = measure(run, Options(metrics=["localisation"], images=10))
+    found = report["metrics"]["localisation/stage1"]
+    assert set(found) == {"real", "trained"}
+    source = Scenes("test", images=24, max_objects=2)
+    pairs = read_pairs(source, run.encoders.vocabulary, 18)
+    images = torch.stack([source.image(index, 32) for index in range(10)])
+    with torch.no_grad():
+        text = run.encoders.text(pairs.ids[:10], pairs.lengths[:10])
+        theta = encoders[0].eval().real_branch(images, text.words, pairs.lengths[:10])[1]
+    words = [source.described(index)[0].word_objects for index in range(10)]
+    boxes = [source.scene(index).boxes for index in range(10)]
+    expected = layout_localisation(theta, words, boxes)
+    assert found["real"]["value"] == pytest.approx(expected, rel=1e-4)
