@@ -1,0 +1,69 @@
+"""Two processes under DistributedDataParallel learn what one process learns from both halves."""
+
+import socket
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import alr_layers
+from tests.support.inputs import make_inputs
+from tests.support.tolerances import assert_exact
+
+PROCESSES = 2
+
+
+class Stage(nn.Module):
+    """A host's stage and its refinement, in one module as a trainer would wrap it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.module = alr_layers.ALRModule(8, 6)
+        self.head = nn.Conv2d(8, 3, 1)
+        self.refinement = alr_layers.LayoutRefinement(self.module, decode=self.decode)
+
+    def decode(self, features: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
+        return self.head(features)
+
+    def forward(self, features: Tensor, images: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
+        context, layout = self.module(features, words, lengths)
+        terms = self.refinement(features, layout, images, words, lengths)
+        return context.square().mean() + 100 * sum(terms.values())
+
+
+def batch() -> tuple[Tensor, ...]:
+    inputs = make_inputs(2 * PROCESSES, 5, 8, 4, 6, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(5)
+    images = torch.rand(2 * PROCESSES, 3, 4, 6, generator=generator)
+    words = torch.randn(2 * PROCESSES, 6, 5, generator=generator)
+    return inputs.features, images, words, inputs.lengths
+
+
+def train(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=PROCESSES)
+    stage = DistributedDataParallel(Stage())
+    mine = slice(2 * rank, 2 * rank + 2)
+    stage(*(value[mine] for value in batch())).backward()
+    grads = {name: parameter.grad for name, parameter in stage.module.named_parameters()}
+    torch.save(grads, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(train, args=(port, str(tmp_path)), nprocs=PROCESSES)
+    stage = Stage()
+    stage(*batch()).backward()
+    for rank in range(PROCESSES):
+        grads = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name, parameter in stage.named_parameters():
+            assert_exact(grads[name], parameter.grad, roundings=256)
+            assert parameter.grad.abs().sum() > 0, name

@@ -1,0 +1,112 @@
+"""Who may import whom, and how long a file and a function may be."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILE_LINES, FUNCTION_LINES = 400, 60
+
+LAYERS = ("alr_layers", "baselines", "benchmarks", "tests")  # each knows only those before it
+REFERENCE_OPS = {"reference", "dispatch"}  # kernels/ files that must run without Triton
+
+# Inside the library: module -> what of the library it may import.
+LIBRARY = {
+    "_checks": set(),
+    "kernels.reference": set(),
+    "kernels.dispatch": {"kernels"},
+    "functional": {"_checks", "kernels"},
+    "alr": {"_checks", "functional", "kernels"},
+    "lvr": {"_checks", "functional", "kernels"},
+    "refinement": {"_checks", "alr", "lvr"},
+}
+FORBIDDEN_IN_LIBRARY = {"numpy", "torchvision", "einops", "timm", "scipy", "PIL"}
+
+
+def sources(*folders: str) -> list[Path]:
+    found = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return sorted(path for path in found if "__pycache__" not in path.parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names of everything imported in a file, at any depth."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = list(path.relative_to(ROOT).with_suffix("").parts)
+            base = package[: len(package) - node.level] if node.level else []
+            prefix = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{prefix}.{alias.name}" for alias in node.names)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def inside(path: Path, package: str) -> set[str]:
+    """What a file imports of a package of ours: first component below it ("kernels", "alr")."""
+    parts = (name.split(".") for name in imports(path))
+    return {part[1] for part in parts if part[0] == package and len(part) > 1}
+
+
+@pytest.mark.parametrize("path", sources(*LAYERS), ids=name_of)
+def test_layers_point_one_way(path):
+    own = LAYERS.index(path.relative_to(ROOT).parts[0])
+    above = set(LAYERS[own + 1 :])
+    assert not {name.split(".")[0] for name in imports(path)} & above
+
+
+@pytest.mark.parametrize("path", sources("alr_layers"), ids=name_of)
+def test_library_needs_torch_alone(path):
+    names = set(imports(path))
+    assert not {name.split(".")[0] for name in names} & FORBIDDEN_IN_LIBRARY
+    assert not any(name.startswith("torch.distributed") for name in names)
+    if path.parent.name != "kernels" or path.stem in REFERENCE_OPS:
+        assert not any(name.split(".")[0] == "triton" for name in names)
+
+
+def test_library_reads_one_environment_variable():
+    readers = {name_of(p) for p in sources("alr_layers") if "environ" in p.read_text("utf-8")}
+    assert readers <= {"alr_layers/kernels/dispatch.py"}
+
+
+@pytest.mark.parametrize("module", LIBRARY)
+def test_library_inside(module):
+    path = ROOT / "alr_layers" / (module.replace(".", "/") + ".py")
+    assert inside(path, "alr_layers") <= LIBRARY[module]
+
+
+def test_fused_kernels_are_leaves():
+    for path in sources("alr_layers/kernels"):
+        if path.stem not in REFERENCE_OPS:
+            assert inside(path, "alr_layers") <= {"kernels"}
+            assert not any(name.startswith("alr_layers.kernels.dispatch") for name in imports(path))
+
+
+@pytest.mark.parametrize("host", ["attngan", "dmgan"])
+def test_hosts_know_nothing_of_alrgan(host):
+    for path in sources(f"baselines/{host}"):
+        assert not inside(path, "baselines") & {"alrgan"}
+
+
+def test_trainers_use_the_public_interface():
+    private = (
+        f"{name_of(path)}: {name}"
+        for path in sources("baselines")
+        for name in imports(path)
+        if name.startswith(("alr_layers.kernels", "alr_layers._"))
+    )
+    assert not list(private)
+
+
+@pytest.mark.parametrize("path", sources(*LAYERS), ids=name_of)
+def test_nothing_is_too_long(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= FILE_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= FUNCTION_LINES, f"{node.name} has {length} lines"
