@@ -53,20 +53,23 @@ def print_accuracy(scenes: Scenes, sizes: list[int]) -> None:
     """Layout accuracy of true pictures, with captions of other scenes, and by chance."""
     captions = [scenes.described(i)[i % 10] for i in range(len(scenes))]
     shuffled = captions[1:] + captions[:1]
-    rows = [("chance", (check_caption(c, scenes.scene(i).objects) for i, c in enumerate(shuffled)))]
+    truth = [check_caption(c, scenes.scene(i).objects) for i, c in enumerate(shuffled)]
+    print("                   overall   objects     sizes    places  relations")
+    _print_score("chance", LayoutScore.of(truth))
     for size in sizes:
         for name, told in (("true", captions), ("shuffled", shuffled)):
-            checks = (
+            # One picture at a time: a thousand of 256 pixels would fill a gigabyte.
+            checks = [
                 layout_checks(scenes.image(i, size)[None], [c])[0] for i, c in enumerate(told)
-            )
-            rows.append((f"{size} px, {name}", checks))
-    print("                   overall   objects     sizes    places  relations")
-    for name, checks in rows:
-        score = LayoutScore.of(checks)
-        print(
-            f"{name:16s}  {score.overall:8.4f}  {score.objects:8.4f}  {score.sizes:8.4f}  "
-            f"{score.places:8.4f}  {score.relations:9.4f}"
-        )
+            ]
+            _print_score(f"{size} px, {name}", LayoutScore.of(checks))
+
+
+def _print_score(name: str, score: LayoutScore) -> None:
+    print(
+        f"{name:16s}  {score.overall:8.4f}  {score.objects:8.4f}  {score.sizes:8.4f}  "
+        f"{score.places:8.4f}  {score.relations:9.4f}"
+    )
 
 
 def main() -> None:

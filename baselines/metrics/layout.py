@@ -112,9 +112,10 @@ def layout_checks(images: Tensor, captions: Sequence[Caption]) -> list[CaptionCh
 def layout_accuracy(images: Tensor, captions: Sequence[Caption]) -> LayoutScore:
     """How much of what captions of `scenes` state is true of pictures, from their pixels alone.
 
-    Chance is what pictures score with the captions of other scenes: at three objects some 3 % of
-    the stated objects are there (an object is one of 64, and a scene holds two on average) and
-    0.2-0.4 % of the captions hold; `check_caption(caption, scene.objects)` gives it exactly.
+    Chance is what true pictures score with the captions of other scenes. With up to three objects
+    some 3 % of the stated objects are there (one kind in 64, two objects a scene) and 0.2 % of the
+    captions hold; with single objects 2.5 % and 0.7 %. `check_caption(caption, scene.objects)`
+    tells it exactly for any pairing.
 
     Args:
         images: (B, 3, S, S) in [-1, 1], S at least 32, real or generated.
