@@ -30,10 +30,11 @@ from baselines.data import build_vocabulary
 from baselines.data.loader import Batch, evaluation_loader, training_loader
 from baselines.data.source import Source
 from baselines.distributed import World, step_seed
-from baselines.loop import Hook, Phase, train
+from baselines.loop import Phase, train
 from baselines.matching import Captions, damsm_terms
 from baselines.metrics.retrieval import retrieval
 from baselines.models import build_image_encoder, build_text_encoder, preset
+from baselines.recorder import Hook
 from baselines.runs import (
     CONFIG,
     ENCODERS,

@@ -114,6 +114,11 @@ def mean_over_ranks(tensor: Tensor, world: World) -> Tensor:
     return total / world.size
 
 
+def any_rank(value: bool, world: World) -> bool:
+    """Whether `value` is true on any rank; waits for all of them."""
+    return bool(mean_over_ranks(torch.tensor(float(value), device=world.device), world))
+
+
 def broadcast(module: nn.Module, world: World) -> None:
     """Give every rank the first rank's parameters and buffers."""
     if world.size > 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,13 +12,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
-from tqdm import tqdm
 
 from baselines.checkpoint import rng_state, save_checkpoint, set_rng_state
 from baselines.config import Config, to_dict
 from baselines.data.loader import Batch
-from baselines.distributed import World, average_gradients
-from baselines.logs import Means, StatsWriter
+from baselines.distributed import World, any_rank, average_gradients
+from baselines.recorder import Hook, Progress, Recorder
 
 
 @dataclass(frozen=True)
@@ -53,22 +51,6 @@ class Objective(Protocol):
 
     def after(self, number: int) -> None:
         """Called when every phase has stepped: averaging, schedules."""
-
-
-@dataclass(frozen=True)
-class Hook:
-    """Something done every so many steps and at the end: grids, validation. Main rank only."""
-
-    every: int
-    run: Callable[[int, int], Mapping[str, float]]  # (step, images) -> values for the log
-
-
-@dataclass
-class Progress:
-    """How far a run is."""
-
-    step: int = 0
-    images: int = 0
 
 
 def capture(objective: Objective, scaler: torch.amp.GradScaler, progress: Progress) -> dict:
@@ -128,49 +110,37 @@ def train(
     if saved is not None:
         restore(saved, objective, scaler)
         progress = Progress(**saved["progress"])
-    means = Means()
-    stats = _stats(config, run_dir, progress.step) if world.is_main else None
-    bar = _bar(total_images, progress.images, world)
-    started, since = time.perf_counter(), progress.step
 
+    def save(progress: Progress) -> None:
+        state = capture(objective, scaler, progress)
+        state |= {"config": to_dict(config), **(extra or {})}
+        save_checkpoint(run_dir, progress.images, state, config.run.keep)
+
+    recorder = Recorder(config, run_dir, world, hooks, save, progress, total_images)
     with stop_requested() as stop:
         for batch in batches(progress.images):
-            if progress.images >= total_images or stop():
+            if progress.images >= total_images:
                 break
             number = progress.step + 1
             step = objective.begin(batch.to(world.device), number)
             for phase in objective.phases:
-                means.add(number, run_phase(phase, objective.phases, step, scaler, world))
+                recorder.add(number, run_phase(phase, objective.phases, step, scaler, world))
             scaler.update()
             objective.after(number)
             progress = Progress(number, progress.images + batch_size * world.size)
-            bar.update(batch_size * world.size)
-
-            last = progress.images >= total_images or stop()
-            saving = last or number % config.run.checkpoint_every == 0
-            if world.device.type == "cpu":
-                means.check()
-            if saving or number % config.run.log_every == 0:
-                rate = (number - since) * batch_size * world.size / (time.perf_counter() - started)
-                values = {"images": progress.images, "images_per_second": rate} | means.flush()
-                started, since = time.perf_counter(), number
-                if stats is not None:
-                    stats.write(number, values)
-                    bar.set_postfix_str(summary(values))
-            if stats is not None:
-                for hook in hooks:
-                    if last or number % hook.every == 0:
-                        report = hook.run(number, progress.images)
-                        if report:
-                            stats.write(number, report)
-                if saving:
-                    state = capture(objective, scaler, progress)
-                    state |= {"config": to_dict(config), **(extra or {})}
-                    save_checkpoint(run_dir, progress.images, state, config.run.keep)
-    bar.close()
-    if stats is not None:
-        stats.close()
+            stopping = agreed(stop(), number, config, world)
+            recorder.step_done(progress, last=stopping or progress.images >= total_images)
+            if stopping:
+                break
+    recorder.close()
     return progress
+
+
+def agreed(stop: bool, number: int, config: Config, world: World) -> bool:
+    """Whether all ranks stop now: a signal may reach them at different steps."""
+    if world.size == 1:
+        return stop
+    return number % config.run.log_every == 0 and any_rank(stop, world)
 
 
 def run_phase(
@@ -202,12 +172,6 @@ def run_phase(
     return logged if scaler.is_enabled() else logged | {f"{phase.name}/gradient_norm": norm}
 
 
-def summary(values: Mapping[str, float]) -> str:
-    """The totals of an interval, short enough for the progress bar."""
-    totals = {name: value for name, value in values.items() if name.endswith("/total")}
-    return " ".join(f"{name.split('/')[0]}={value:.2f}" for name, value in totals.items())
-
-
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
     """A function that says whether SIGINT or SIGTERM came; the step under way is finished."""
@@ -227,19 +191,3 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
     finally:
         for name, handler in previous.items():
             signal.signal(name, handler)
-
-
-def _stats(config: Config, run_dir: Path, step: int) -> StatsWriter:
-    return StatsWriter(run_dir, resume_step=step, tensorboard=config.run.tensorboard)
-
-
-def _bar(total: int, done: int, world: World) -> tqdm:
-    return tqdm(
-        total=total,
-        initial=done,
-        unit="img",
-        desc="training",
-        dynamic_ncols=True,
-        disable=not world.is_main,
-        mininterval=1.0,
-    )

@@ -27,10 +27,11 @@ from baselines.config import Config, save_config
 from baselines.data import open_source
 from baselines.data.loader import Batch, training_loader
 from baselines.distributed import World
-from baselines.loop import Hook, train
+from baselines.loop import train
 from baselines.models import PRESETS, build_discriminators, build_generator, preset
 from baselines.objective import StackedGANObjective
 from baselines.preview import Preview
+from baselines.recorder import Hook
 from baselines.runs import (
     CONFIG,
     ENCODERS,
