@@ -25,13 +25,13 @@ ENVIRONMENT_VARIABLE = "ALR_LAYERS_BACKEND"
 # Such a module has functions of the reference's names and signatures, and
 # unsupported(op, *tensors) -> tuple[str, ...], the reasons why it cannot take these tensors.
 OPS: dict[str, str | None] = {
-    "semantic_similarity": None,
+    "semantic_similarity": "layout",
     "text_vision_matrix": None,
-    "layout_context": None,
-    "gated_residual": None,
-    "closing_reduction": None,
-    "layout_closing_reduction": None,
-    "masked_difference": None,
+    "layout_context": "layout",
+    "gated_residual": "residual",
+    "closing_reduction": "closing",
+    "layout_closing_reduction": "closing",
+    "masked_difference": "masked_gram",
 }
 
 _log = logging.getLogger("alr_layers")

@@ -1,0 +1,266 @@
+"""E5-E8 fused: from Θ, Θ*, h* straight to the live channels of what φ_α and φ_β read."""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from alr_layers.kernels import tiles
+from alr_layers.kernels.tiles import contiguous_like, read_tile, sign, tile_of, write_tile
+
+BLOCK_C = 8
+BLOCK_N = 256
+
+
+@triton.jit(do_not_specialize=["live"])
+def _gated_forward_kernel(
+    layout,
+    layout_strides,
+    real_layout,
+    real_layout_strides,
+    real_features,
+    real_features_strides,
+    easy,
+    hard,
+    out_strides,
+    gamma,
+    live,
+    regions,
+    width,
+    FLAT: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    b = tl.program_id(2).to(tl.int64)
+    c, n = tile_of(tl.program_id(1), tl.program_id(0), BLOCK_C, BLOCK_N)
+    mask = (c < live)[:, None] & (n < regions)[None, :]
+    theta = read_tile(layout, layout_strides, b, c, n, width, mask, FLAT)
+    real = read_tile(real_layout, real_layout_strides, b, c, n, width, mask, FLAT)
+    h = read_tile(real_features, real_features_strides, b, c, n, width, mask, FLAT)
+    residual = tl.abs(real - theta)
+    # Written so that NaN, which is neither below nor above gamma, stays in both.
+    write_tile(
+        easy,
+        out_strides,
+        b,
+        c,
+        n,
+        width,
+        tl.where(residual >= gamma, 0.0, residual) * h,
+        mask,
+        FLAT,
+    )
+    write_tile(
+        hard, out_strides, b, c, n, width, tl.where(residual < gamma, 0.0, residual) * h, mask, FLAT
+    )
+
+
+@triton.jit(do_not_specialize=["live", "word_count", "dim"])
+def _gated_backward_kernel(
+    grad_easy,
+    grad_easy_strides,
+    grad_hard,
+    grad_hard_strides,
+    layout,
+    layout_strides,
+    real_layout,
+    real_layout_strides,
+    real_features,
+    real_features_strides,
+    grad_layout,
+    grad_layout_strides,
+    grad_features,
+    grad_features_strides,
+    gamma,
+    live,
+    word_count,
+    dim,
+    regions,
+    width,
+    FLAT: tl.constexpr,
+    HAS_EASY: tl.constexpr,
+    HAS_HARD: tl.constexpr,
+    OF_FEATURES: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    b = tl.program_id(2).to(tl.int64)
+    c, n = tile_of(tl.program_id(1), tl.program_id(0), BLOCK_C, BLOCK_N)
+    inside = (n < regions)[None, :]
+    mask = (c < live)[:, None] & inside
+    theta = read_tile(layout, layout_strides, b, c, n, width, mask, FLAT)
+    real = read_tile(real_layout, real_layout_strides, b, c, n, width, mask, FLAT)
+    h = read_tile(real_features, real_features_strides, b, c, n, width, mask, FLAT)
+    difference = real - theta
+    residual = tl.abs(difference)
+    grad = tl.zeros((BLOCK_C, BLOCK_N), tl.float32)
+    if HAS_EASY:
+        value = read_tile(grad_easy, grad_easy_strides, b, c, n, width, mask, FLAT)
+        grad += tl.where(residual >= gamma, 0.0, value)
+    if HAS_HARD:
+        value = read_tile(grad_hard, grad_hard_strides, b, c, n, width, mask, FLAT)
+        grad += tl.where(residual < gamma, 0.0, value)
+    out = tl.where(mask, -sign(difference) * h * grad, 0.0)
+    kept = (c < word_count)[:, None] & inside
+    write_tile(grad_layout, grad_layout_strides, b, c, n, width, out, kept, FLAT)
+    if OF_FEATURES:
+        out = tl.where(mask, residual * grad, 0.0)
+        kept = (c < dim)[:, None] & inside
+        write_tile(grad_features, grad_features_strides, b, c, n, width, out, kept, FLAT)
+
+
+def _live(layout: Tensor, real_features: Tensor) -> int:
+    return min(layout.shape[1], real_features.shape[1])
+
+
+@torch.library.custom_op("alr_layers::gated_residual", mutates_args=())
+def _gated_residual(
+    layout: Tensor, real_layout: Tensor, real_features: Tensor, gamma: float
+) -> tuple[Tensor, Tensor]:
+    batch, _, height, width = layout.shape
+    live = _live(layout, real_features)
+    easy = real_features.new_empty(batch, live, height, width)
+    hard = torch.empty_like(easy)
+    grid = (triton.cdiv(height * width, BLOCK_N), triton.cdiv(live, BLOCK_C), batch)
+    with tiles.on_device(layout):
+        _gated_forward_kernel[grid](
+            layout,
+            layout.stride(),
+            real_layout,
+            real_layout.stride(),
+            real_features,
+            real_features.stride(),
+            easy,
+            hard,
+            easy.stride(),
+            gamma,
+            live,
+            height * width,
+            width,
+            FLAT=tiles.is_flat(layout, real_layout, real_features),
+            BLOCK_C=BLOCK_C,
+            BLOCK_N=BLOCK_N,
+        )
+    return easy, hard
+
+
+@_gated_residual.register_fake
+def _gated_residual_fake(
+    layout: Tensor, real_layout: Tensor, real_features: Tensor, gamma: float
+) -> tuple[Tensor, Tensor]:
+    batch, _, height, width = layout.shape
+    easy = real_features.new_empty(batch, _live(layout, real_features), height, width)
+    return easy, torch.empty_like(easy)
+
+
+@torch.library.custom_op("alr_layers::gated_residual_backward", mutates_args=())
+def _gated_residual_backward(
+    grad_easy: Tensor | None,
+    grad_hard: Tensor | None,
+    layout: Tensor,
+    real_layout: Tensor,
+    real_features: Tensor,
+    gamma: float,
+    of_features: bool,
+) -> tuple[Tensor, Tensor]:
+    batch, words, height, width = layout.shape
+    dim = real_features.shape[1]
+    grad_layout = contiguous_like(layout)
+    grad_features = (
+        contiguous_like(real_features) if of_features else real_features.new_empty(0, 1, 1, 1)
+    )
+    used = [grad for grad in (grad_easy, grad_hard) if grad is not None]
+    # What is absent is never read; any tensor may stand for it.
+    of_easy = layout if grad_easy is None else grad_easy
+    of_hard = layout if grad_hard is None else grad_hard
+    channels = max(words, dim) if of_features else words
+    grid = (triton.cdiv(height * width, BLOCK_N), triton.cdiv(channels, BLOCK_C), batch)
+    with tiles.on_device(layout):
+        _gated_backward_kernel[grid](
+            of_easy,
+            of_easy.stride(),
+            of_hard,
+            of_hard.stride(),
+            layout,
+            layout.stride(),
+            real_layout,
+            real_layout.stride(),
+            real_features,
+            real_features.stride(),
+            grad_layout,
+            grad_layout.stride(),
+            grad_features,
+            grad_features.stride(),
+            gamma,
+            _live(layout, real_features),
+            words,
+            dim,
+            height * width,
+            width,
+            FLAT=tiles.is_flat(layout, real_layout, real_features, *used),
+            HAS_EASY=grad_easy is not None,
+            HAS_HARD=grad_hard is not None,
+            OF_FEATURES=of_features,
+            BLOCK_C=BLOCK_C,
+            BLOCK_N=BLOCK_N,
+        )
+    return grad_layout, grad_features
+
+
+@_gated_residual_backward.register_fake
+def _gated_residual_backward_fake(
+    grad_easy: Tensor | None,
+    grad_hard: Tensor | None,
+    layout: Tensor,
+    real_layout: Tensor,
+    real_features: Tensor,
+    gamma: float,
+    of_features: bool,
+) -> tuple[Tensor, Tensor]:
+    empty = real_features.new_empty(0, 1, 1, 1)
+    return contiguous_like(layout), contiguous_like(real_features) if of_features else empty
+
+
+def _setup_gated(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.gamma = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors)
+
+
+def _gated_autograd(
+    ctx: Any, grad_easy: Tensor | None, grad_hard: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if grad_easy is None and grad_hard is None:
+        return None, None, None, None
+    of_layout, of_real, of_features, _ = ctx.needs_input_grad
+    grad_layout, grad_features = _gated_residual_backward(
+        grad_easy, grad_hard, *ctx.saved_tensors, ctx.gamma, of_features
+    )
+    real = ctx.saved_tensors[1]
+    return (
+        grad_layout if of_layout else None,
+        -grad_layout.to(real.dtype) if of_real else None,
+        grad_features if of_features else None,
+        None,
+    )
+
+
+_gated_residual.register_autograd(_gated_autograd, setup_context=_setup_gated)
+_gated_residual_backward.register_autograd(tiles.first_order_only("gated_residual_backward"))
+
+
+def gated_residual(
+    layout: Tensor, real_layout: Tensor, real_features: Tensor, gamma: float
+) -> tuple[Tensor, Tensor]:
+    """E5-E8: the live channels of (R_easy ⊙ h*, R_hard ⊙ h*), (B, min(T, D), H, W) each."""
+    easy, hard = _gated_residual(layout, real_layout, real_features, gamma)
+    return easy, hard
+
+
+def unsupported(op: str, *tensors: Tensor) -> tuple[str, ...]:
+    """Why `op` cannot run on these tensors; empty if it can. Any number of words and channels."""
+    return tiles.unsupported(*tensors)
