@@ -30,8 +30,10 @@ class LayoutEncoder(nn.Module):
     """E of E4: maps real images to features h* on the grid of the host's features.
 
     3x3 convolutions at the images' size, one 4x4 convolution of stride 2 per halving, group norm
-    and leaky ReLU, a linear 3x3 convolution at the end. "A small convolutional encoder" is all the
-    paper says; this one is our reading. Training only.
+    and leaky ReLU; at the end, as in the hosts' own stages, a norm and a gated linear unit. That norm
+    learns nothing: with a linear end, h* grew to many times the norm of h within a few hundred
+    steps, and LVR then pulled h after it. "A small convolutional encoder" is all the paper says;
+    this one is our reading. Training only.
 
     Args:
         feature_dim: D, channels of the features.
@@ -56,7 +58,12 @@ class LayoutEncoder(nn.Module):
         for _ in range(downsample.bit_length() - 1):
             layers += [nn.Conv2d(width, width, 4, stride=2, padding=1), *_normalized(width)]
         layers += [nn.Conv2d(width, width, 3, padding=1), *_normalized(width)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(width, feature_dim, 3, padding=1))
+        self.layers = nn.Sequential(
+            *layers,
+            nn.Conv2d(width, 2 * feature_dim, 3, padding=1),
+            nn.GroupNorm(1, 2 * feature_dim, affine=False),
+            nn.GLU(dim=1),
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Features of real images.
