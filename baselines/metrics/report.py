@@ -7,6 +7,7 @@ from typing import Any
 
 COLUMNS = ("untrained", "trained", "real")
 TITLES = {"untrained": "untrained", "trained": "trained", "real": "real images"}
+NOTHING = "–"
 PERCENTAGES = ("r_precision", "layout")
 NAMES = {
     "r_precision": "R-precision % ↑",
@@ -31,7 +32,9 @@ def table(report: Mapping[str, Any]) -> str:
         chance = scores.get("trained", scores.get("real", {})).get("chance")
         cells = [_cell({"value": chance}, percent)]
         cells += [_cell(scores.get(name), percent) for name in columns]
-        rows.append([_title(row), *cells])
+        # Nothing of the kind was stated: scenes of one object have no relations.
+        if any(cell != NOTHING for cell in cells):
+            rows.append([_title(row), *cells])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     rows.insert(1, ["-" * width for width in widths])
     lines = [
@@ -57,7 +60,7 @@ def _title(row: str) -> str:
 def _cell(score: Mapping[str, float | None] | None, percent: bool) -> str:
     value = (score or {}).get("value")
     if score is None or value is None:
-        return "–"
+        return NOTHING
     scale, digits = (100, 1) if percent else (1, 2)
     std = score.get("std")
     return f"{scale * value:.{digits}f}" + ("" if std is None else f" ± {scale * std:.{digits}f}")
