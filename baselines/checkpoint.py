@@ -74,7 +74,7 @@ def save_weights(module: nn.Module, path: Path, **description: Any) -> None:
 
 
 def load_weights(module: nn.Module, path: Path) -> nn.Module:
-    """Load a file of `save_weights` into `module` and return the module.
+    """Make a file of `save_weights` the state of `module`, on the CPU; returns the module.
 
     Raises:
         CheckpointError: the file is missing or damaged, or its keys or shapes are not the module's.
@@ -86,7 +86,7 @@ def load_weights(module: nn.Module, path: Path) -> nn.Module:
     except Exception as error:
         raise CheckpointError(f"{path}: cannot be read as safetensors ({error})") from error
     try:
-        module.load_state_dict(state)
+        module.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: does not fit this network: {error}") from error
     return module

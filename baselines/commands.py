@@ -14,6 +14,7 @@ from baselines.config import Config, ConfigError, override, to_dict
 from baselines.data import open_source
 from baselines.data.scan import scan
 from baselines.data.source import DataError, Source
+from baselines.data.vocabulary import Vocabulary
 from baselines.logs import NonFiniteError
 
 # Errors of the user's input or surroundings: one line is all they need.
@@ -21,7 +22,7 @@ EXPECTED = (ConfigError, CheckpointError, DataError, NonFiniteError, FileNotFoun
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """`--set`, `--data-root`, `--skip-broken`, `--dry-run`."""
+    """`--set`, `--data-root`, `--split-file`, `--skip-broken`, `--dry-run`."""
     parser.add_argument(
         "--set",
         action="append",
@@ -30,6 +31,9 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         help="override one setting of the preset (repeatable); --dry-run lists them all",
     )
     parser.add_argument("--data-root", help="folder of cub, coco or folder: sets data.root")
+    parser.add_argument(
+        "--split-file", help="names of the test images of a folder: sets data.split_file"
+    )
     parser.add_argument(
         "--skip-broken",
         action="store_true",
@@ -40,14 +44,13 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 
 def resolve(config: Config, args: argparse.Namespace) -> Config:
     """The preset `config` with the options of `add_config_options` applied."""
-    if args.data_root:
-        config = dataclasses.replace(
-            config, data=dataclasses.replace(config.data, root=args.data_root)
-        )
-    if args.skip_broken:
-        config = dataclasses.replace(
-            config, data=dataclasses.replace(config.data, skip_broken=True)
-        )
+    given = {
+        "root": args.data_root,
+        "split_file": args.split_file,
+        "skip_broken": args.skip_broken or None,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, **given))
     return override(config, args.set)
 
 
@@ -56,14 +59,14 @@ def print_config(config: Config) -> None:
     print(json.dumps(to_dict(config), indent=2))
 
 
-def checked_source(config: Config, split: str) -> Source:
-    """Open a split and scan it.
+def checked_source(config: Config, split: str, vocabulary: Vocabulary | None = None) -> Source:
+    """Open a split and scan it, also for words outside `vocabulary` if one is given.
 
     Raises:
         DataError: listing everything that is broken, unless `data.skip_broken`.
     """
     source = open_source(config.data, split)
-    report = scan(source)
+    report = scan(source, vocabulary)
     if config.data.skip_broken:
         return report.skip()
     report.raise_if_broken()

@@ -83,10 +83,11 @@ def load_encoders(path: Path) -> Encoders:
         raise CheckpointError(f"{path}: not a file of encoders, {sorted(missing)} missing")
     config = from_dict(EncoderConfig, state["encoder"], "encoder.")
     vocabulary = Vocabulary.from_dict(state["vocabulary"])
-    text = build_text_encoder(config, len(vocabulary))
-    image = build_image_encoder(config)
-    text.load_state_dict(state["text"])
-    image.load_state_dict(state["image"])
+    with torch.device("meta"):
+        text = build_text_encoder(config, len(vocabulary))
+        image = build_image_encoder(config)
+    text.load_state_dict(state["text"], assign=True)
+    image.load_state_dict(state["image"], assign=True)
     return Encoders(text.eval(), image.eval(), vocabulary, config)
 
 
@@ -111,7 +112,9 @@ def load_run(
     encoders.vocabulary.require_same(
         Vocabulary.load(directory / VOCABULARY), f"{directory / VOCABULARY}"
     )
-    generator = build_generator(config)
+    # On the meta device: what is about to be loaded need not be initialised first.
+    with torch.device("meta"):
+        generator = build_generator(config)
     load_weights(generator, directory / weights)
     encoders.text.to(device)
     encoders.image.to(device)

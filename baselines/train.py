@@ -95,7 +95,7 @@ def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) 
     encoders = load_encoders(encoders_dir or run_dir)
     config = dataclasses.replace(config, encoder=encoders.config)
     saved = newest_state(config, run_dir, encoders.vocabulary)
-    source = checked_source(config, "train")
+    source = checked_source(config, "train", encoders.vocabulary)
     objective = build_objective(config, encoders, world)
     # Nothing is written before everything that can be refused has been.
     hooks = []
