@@ -21,10 +21,10 @@ demo: $(VENV)/.installed
 	@echo "== 3/4  Pictures of held-out captions"
 	$(BIN)/python -m baselines.sample --run $(DEMO)/alrgan --out $(DEMO)/samples
 	@echo "== 4/4  Before and after training"
-	$(BIN)/python -m baselines.evaluate --run $(DEMO)/alrgan --before-after
+	$(BIN)/python -m baselines.evaluate --run $(DEMO)/alrgan --before-after --images 500
 
 test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --durations 10
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
