@@ -7,14 +7,16 @@ import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from baselines.checkpoint import CheckpointError
 from baselines.config import Config, ConfigError, override, to_dict
 from baselines.data import open_source
+from baselines.data.loader import Batch, training_loader
 from baselines.data.scan import scan
 from baselines.data.source import DataError, Source
 from baselines.data.vocabulary import Vocabulary
+from baselines.distributed import World
 from baselines.logs import NonFiniteError
 
 # Errors of the user's input or surroundings: one line is all they need.
@@ -71,6 +73,34 @@ def checked_source(config: Config, split: str, vocabulary: Vocabulary | None = N
         return report.skip()
     report.raise_if_broken()
     return source
+
+
+def training_batches(
+    config: Config,
+    source: Source,
+    vocabulary: Vocabulary,
+    world: World,
+    *,
+    size: int,
+    batch_size: int,
+) -> Callable[[int], Iterable[Batch]]:
+    """Given the number of images already seen, this rank's batches from there on."""
+
+    def batches(images_done: int) -> Iterable[Batch]:
+        return training_loader(
+            source,
+            vocabulary,
+            size=size,
+            max_words=config.data.max_words,
+            batch_size=batch_size,
+            seed=config.run.seed,
+            start_batch=images_done // (batch_size * world.size),
+            rank=world.rank,
+            world=world.size,
+            workers=config.data.workers,
+        )
+
+    return batches
 
 
 def run_command(main: Callable[[Sequence[str] | None], None]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,10 +24,11 @@ from baselines.commands import (
     print_config,
     resolve,
     run_command,
+    training_batches,
 )
 from baselines.config import Config, save_config
 from baselines.data import build_vocabulary
-from baselines.data.loader import Batch, evaluation_loader, training_loader
+from baselines.data.loader import Batch, evaluation_loader
 from baselines.data.source import Source
 from baselines.distributed import World, step_seed
 from baselines.loop import Phase, train
@@ -167,11 +168,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         print_config(config)
         return
-    world = distributed.start(config.run.device)
-    try:
+    with distributed.started(config.run.device) as world:
         run(config, args.run_dir, args.image_weights, world)
-    finally:
-        distributed.stop(world)
 
 
 def run(config: Config, run_dir: Path, image_weights: Path | None, world: World) -> None:
@@ -196,20 +194,14 @@ def run(config: Config, run_dir: Path, image_weights: Path | None, world: World)
     epoch_steps = max(1, len(source) // (config.encoder.batch_size * world.size))
     validation = Validation(encoders, held_out, config, run_dir, world)
 
-    def batches(images_done: int) -> Iterable[Batch]:
-        return training_loader(
-            source,
-            vocabulary,
-            size=config.encoder.input_size,
-            max_words=config.data.max_words,
-            batch_size=config.encoder.batch_size,
-            seed=config.run.seed,
-            start_batch=images_done // (config.encoder.batch_size * world.size),
-            rank=world.rank,
-            world=world.size,
-            workers=config.data.workers,
-        )
-
+    batches = training_batches(
+        config,
+        source,
+        vocabulary,
+        world,
+        size=config.encoder.input_size,
+        batch_size=config.encoder.batch_size,
+    )
     train(
         objective,
         batches,

@@ -9,7 +9,8 @@ statistics, as the originals do per device.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -59,10 +60,15 @@ def start(device_name: str) -> World:
     return World(rank, size, device)
 
 
-def stop(world: World) -> None:
-    """Leave the process group."""
-    if world.size > 1 and dist.is_initialized():
-        dist.destroy_process_group()
+@contextmanager
+def started(device_name: str) -> Iterator[World]:
+    """`start`, and leave the process group at the end."""
+    world = start(device_name)
+    try:
+        yield world
+    finally:
+        if world.size > 1:
+            dist.destroy_process_group()
 
 
 class _Gather(torch.autograd.Function):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,10 +22,10 @@ from baselines.commands import (
     print_config,
     resolve,
     run_command,
+    training_batches,
 )
-from baselines.config import Config, save_config
+from baselines.config import Config, ConfigError, save_config
 from baselines.data import open_source
-from baselines.data.loader import Batch, training_loader
 from baselines.distributed import World
 from baselines.loop import train
 from baselines.models import PRESETS, build_discriminators, build_generator, preset
@@ -77,21 +77,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         print_config(config)
         return
-    world = distributed.start(config.run.device)
-    try:
+    with distributed.started(config.run.device) as world:
         run(config, args.run_dir, args.encoders, world)
-    finally:
-        distributed.stop(world)
 
 
 def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) -> None:
     """Train `config` in `run_dir`, from its newest checkpoint where there is one.
 
     Raises:
-        ConfigError: the run directory holds a run with other settings.
+        ConfigError: settings that contradict one another, or a directory with a run of others.
         CheckpointError: encoders or checkpoint missing, damaged or of another vocabulary.
         DataError: broken data.
     """
+    if encoders_dir is None and not (run_dir / ENCODERS).exists():
+        raise ConfigError(
+            f"{run_dir} is a new run: give --encoders DIR, a run directory of "
+            "python -m baselines.damsm on the same data"
+        )
+    if config.refine.terms and config.model.single_image:
+        raise ConfigError(
+            f"refine.terms={config.refine.terms}: refinement needs the image of every stage, and "
+            "model.single_image=true paints only the last; use --refine none"
+        )
     encoders = load_encoders(encoders_dir or run_dir)
     config = dataclasses.replace(config, encoder=encoders.config)
     saved = newest_state(config, run_dir, encoders.vocabulary)
@@ -103,20 +110,14 @@ def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) 
         prepare(run_dir, config, encoders, objective, fresh=saved is None)
         hooks = build_hooks(config, run_dir, encoders, objective)
 
-    def batches(images_done: int) -> Iterable[Batch]:
-        return training_loader(
-            source,
-            encoders.vocabulary,
-            size=config.model.image_sizes[-1],
-            max_words=config.data.max_words,
-            batch_size=config.optim.batch_size,
-            seed=config.run.seed,
-            start_batch=images_done // (config.optim.batch_size * world.size),
-            rank=world.rank,
-            world=world.size,
-            workers=config.data.workers,
-        )
-
+    batches = training_batches(
+        config,
+        source,
+        encoders.vocabulary,
+        world,
+        size=config.model.image_sizes[-1],
+        batch_size=config.optim.batch_size,
+    )
     progress = train(
         objective,
         batches,

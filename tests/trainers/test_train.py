@@ -124,6 +124,17 @@ def test_missing_encoders_are_named(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_new_run_needs_encoders(tmp_path):
+    with pytest.raises(ConfigError, match="give --encoders DIR"):
+        train.main(["attngan", "--preset", "demo", "--run-dir", str(tmp_path / "run")])
+
+
+def test_refinement_without_stage_images_is_refused(tmp_path, encoders):
+    with pytest.raises(ConfigError, match=r"model\.single_image=true"):
+        train_tiny("alrgan", tmp_path / "run", encoders, 1, "model.single_image=true")
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_vocabulary_is_refused(tmp_path, encoders):
     train_tiny("attngan", tmp_path, encoders, 1)
     path = checkpoints(tmp_path)[-1]
