@@ -1,0 +1,1 @@
+"""Measurements of the kernels and of what they replace: `python -m benchmarks.run`."""

@@ -26,10 +26,11 @@ def _load(base, strides, rows, columns, mask):
 
 
 @triton.jit
-def _words(words, strides, d, t, dim, real):
+def _words(words, stride_d, stride_t, d, t, dim, real):
     """ŵ of one sample as (BLOCK_D, BLOCK_T), 0 at padded words whatever stands there."""
     mask = (d < dim)[:, None] & real[None, :]
-    return _load(words, strides, t[None, :] * strides[2], d[:, None], mask)
+    place = words + d[:, None] * stride_d + t[None, :] * stride_t
+    return tl.load(place, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -41,12 +42,14 @@ def _softmax(scores, real):
     return weights / tl.sum(weights, 1)[:, None]
 
 
-@triton.jit(do_not_specialize=["word_count", "words_strides"])
+@triton.jit(do_not_specialize=["word_count", "words_stride_b", "words_stride_d", "words_stride_t"])
 def _layout_forward_kernel(
     features,
     features_strides,
     words,
-    words_strides,
+    words_stride_b,
+    words_stride_d,
+    words_stride_t,
     lengths,
     length_stride,
     layout,
@@ -72,13 +75,13 @@ def _layout_forward_kernel(
     real = (t < length) & (t < word_count)
 
     features += b * features_strides[0]
-    words += b * words_strides[0]
+    words += b * words_stride_b
     h_rows = region_offset(n, features_strides, width, FLAT)[:, None]
     scores = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
     for start in range(0, dim, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D).to(tl.int64)
         h = _load(features, features_strides, h_rows, d[None, :], inside & (d < dim)[None, :])
-        w = _words(words, words_strides, d, t, dim, real)
+        w = _words(words, words_stride_d, words_stride_t, d, t, dim, real)
         scores = tl.dot(h, w, scores, input_precision=PRECISION)
     theta = _softmax(scores, real)
 
@@ -89,13 +92,22 @@ def _layout_forward_kernel(
         rows = region_offset(n, context_strides, width, FLAT)[:, None]
         for start in range(0, dim, BLOCK_D):
             d = start + tl.arange(0, BLOCK_D).to(tl.int64)
-            w = _words(words, words_strides, d, t, dim, real)
+            w = _words(words, words_stride_d, words_stride_t, d, t, dim, real)
             q = tl.dot(theta, tl.trans(w), input_precision=PRECISION)
             q_place = context + b * context_strides[0] + rows + d[None, :] * context_strides[1]
             tl.store(q_place, q, mask=inside & (d < dim)[None, :])
 
 
-@triton.jit(do_not_specialize=["word_count", "words_strides", "splits", "tiles_per_split"])
+@triton.jit(
+    do_not_specialize=[
+        "word_count",
+        "words_stride_b",
+        "words_stride_d",
+        "words_stride_t",
+        "splits",
+        "tiles_per_split",
+    ]
+)
 def _layout_backward_kernel(
     grad_layout,
     grad_layout_strides,
@@ -104,7 +116,9 @@ def _layout_backward_kernel(
     features,
     features_strides,
     words,
-    words_strides,
+    words_stride_b,
+    words_stride_d,
+    words_stride_t,
     lengths,
     length_stride,
     grad_features,
@@ -133,7 +147,7 @@ def _layout_backward_kernel(
 
     features += b * features_strides[0]
     grad_features += b * grad_features_strides[0]
-    words += b * words_strides[0]
+    words += b * words_stride_b
     grad_layout += b * grad_layout_strides[0]
     grad_context += b * grad_context_strides[0]
     partial_words += (b * splits + split) * dim * word_count
@@ -153,7 +167,7 @@ def _layout_backward_kernel(
         for start in range(0, dim, BLOCK_D):
             d = start + channel
             here = inside & (d < dim)[None, :]
-            w = _words(words, words_strides, d, t, dim, real)
+            w = _words(words, words_stride_d, words_stride_t, d, t, dim, real)
             h = _load(features, features_strides, h_rows, d[None, :], here)
             scores = tl.dot(h, w, scores, input_precision=PRECISION)
             if HAS_GRAD_CONTEXT:
@@ -168,7 +182,7 @@ def _layout_backward_kernel(
         for start in range(0, dim, BLOCK_D):
             d = start + channel
             here = inside & (d < dim)[None, :]
-            w = _words(words, words_strides, d, t, dim, real)
+            w = _words(words, words_stride_d, words_stride_t, d, t, dim, real)
             grad_h = tl.dot(grad_s, tl.trans(w), input_precision=PRECISION)
             out = grad_features + out_rows + d[None, :] * grad_features_strides[1]
             tl.store(out, grad_h, mask=here)
@@ -206,7 +220,7 @@ def _forward(
             features,
             features.stride(),
             words,
-            words.stride(),
+            *words.stride(),
             lengths,
             lengths.stride(0),
             layout,
@@ -256,7 +270,7 @@ def _backward(
             features,
             features.stride(),
             words,
-            words.stride(),
+            *words.stride(),
             lengths,
             lengths.stride(0),
             grad_features,

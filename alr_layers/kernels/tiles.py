@@ -6,7 +6,6 @@ or BLOCK_D channels. Everything here is a pure function of shapes, strides and d
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -93,9 +92,8 @@ def on_device(tensor: Tensor) -> AbstractContextManager[object]:
 def unsupported(*tensors: Tensor) -> tuple[str, ...]:
     """Why the kernels cannot take these tensors, from metadata alone; empty if they can."""
     reasons: list[str] = []
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     devices = sorted({tensor.device.type for tensor in tensors} - {"cuda"})
-    if devices and not interpreted:
+    if devices and not INTERPRETED:
         reasons.append(f"no CUDA device: tensors are on {', '.join(devices)}")
     if torch.version.hip is not None:
         reasons.append("built for CUDA GPUs and untested on ROCm")
@@ -161,3 +159,7 @@ def tile_of(c_tile, n_tile, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr):
 def sign(x):
     """The derivative of |x|: 0 at 0, NaN at NaN."""
     return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))
+
+
+# TRITON_INTERPRET=1 was set when triton was imported: kernels run on the CPU, for tests.
+INTERPRETED = not isinstance(region_offset, triton.JITFunction)

@@ -1,0 +1,6 @@
+"""These tests need the interpreter; tests/library/test_kernels_interpreted.py starts them."""
+
+import os
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    collect_ignore_glob = ["test_*.py"]
