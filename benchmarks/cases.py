@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from alr_layers import ALRLoss, ALRModule, LVRLoss
 from alr_layers.kernels import dispatch, reference
-from benchmarks import transcription
+from baselines.losses import words_loss
+from benchmarks import transcription, upstream
 
 GAMMA = 0.1
 WORD_DIM = 256
@@ -146,6 +148,23 @@ def _path_providers() -> dict[str, Callable[..., tuple[Tensor, ...]]]:
     }
 
 
+def _damsm_inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
+    regions = torch.randn(shape.batch, WORD_DIM, 17, 17, device=device, dtype=dtype)
+    words = torch.randn(shape.batch, WORD_DIM, shape.words, device=device, dtype=dtype)
+    classes = torch.arange(shape.batch, device=device)
+    return regions.requires_grad_(), words.requires_grad_(), _lengths(shape, device), classes
+
+
+def _damsm_providers() -> dict[str, Callable[..., tuple[Tensor, ...]]]:
+    gammas = {"gamma1": 4.0, "gamma2": 5.0, "gamma3": 10.0}
+    ours = partial(words_loss, **gammas)
+    return {
+        "loop": partial(upstream.words_loss, **gammas),
+        "eager": ours,
+        "compiled": torch.compile(ours),
+    }
+
+
 def _layout_numbers(s: Shape) -> tuple[int, int]:
     return 2 * s.dim + s.words, 3 * s.dim + s.words
 
@@ -173,4 +192,8 @@ def cases() -> tuple[Case, ...]:
         ("masked_difference", _difference_inputs, _difference_numbers),
     )
     built = [Case(op, inputs, _op_providers(op), moved) for op, inputs, moved in ops]
-    return *built, Case("loss_path", _path_inputs, _path_providers(), None)
+    return (
+        *built,
+        Case("loss_path", _path_inputs, _path_providers(), None),
+        Case("damsm_words_loss", _damsm_inputs, _damsm_providers(), None),
+    )
