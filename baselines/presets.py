@@ -26,7 +26,7 @@ COCO = Config(
     loss=LossConfig(damsm=50.0),
 )
 
-# CUB at 16, 32 and 64 px with encoders trained from scratch: a first look without a GPU.
+# CUB at 16 and 32 px with encoders trained from scratch: a first look without a GPU.
 CUB_SMALL = Config(
     data=DataConfig(name="cub", max_words=18, captions_per_image=10),
     encoder=EncoderConfig(
@@ -42,14 +42,15 @@ CUB_SMALL = Config(
     ),
     model=ModelConfig(
         feature_dim=24,
-        discriminator_dim=24,
+        discriminator_dim=16,
         condition_dim=64,
         noise_dim=32,
         base_size=16,
+        stages=2,
         residual_blocks=1,
     ),
-    loss=LossConfig(damsm=2.0),
-    optim=OptimConfig(batch_size=16, images=20 * CUB_IMAGES, g_lr=5e-4, d_lr=2e-4),
+    loss=LossConfig(damsm=1.0),
+    optim=OptimConfig(batch_size=24, images=20 * CUB_IMAGES, g_lr=1e-3, d_lr=3e-4),
     run=RunConfig(grid_every=250, checkpoint_every=250),
 )
 
