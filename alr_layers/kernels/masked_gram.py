@@ -22,6 +22,7 @@ from alr_layers.kernels import tiles
 from alr_layers.kernels.masks import region_masks
 from alr_layers.kernels.tiles import region_offset
 
+BLOCK_N = 16
 BLOCK_BACKWARD = 64
 
 
@@ -187,8 +188,7 @@ def _masked_difference(
     regions = height * width
     masks, real_masks = region_masks(layout, real_layout, soft)
     block_d = block_gram(dim)
-    block_n = 32 if dim <= block_d else 16
-    pieces, cuts = triton.cdiv(dim, block_d), triton.cdiv(regions, block_n)
+    pieces, cuts = triton.cdiv(dim, block_d), triton.cdiv(regions, BLOCK_N)
     splits = tiles.split_count(cuts, batch * pieces)
     squares = masks.new_empty(batch, splits, pieces)
     grams = masks.new_empty(batch, splits, dim, dim)
@@ -210,7 +210,7 @@ def _masked_difference(
             FLAT=tiles.is_flat(features, real_features),
             PRECISION=tiles.dot_precision(features, real_features),
             PIECES=pieces,
-            BLOCK_N=block_n,
+            BLOCK_N=BLOCK_N,
             BLOCK_D=block_d,
             num_stages=1,
         )

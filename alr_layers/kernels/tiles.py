@@ -46,7 +46,7 @@ def block_regions(words: int) -> int:
 
 def warps(words: int) -> int:
     """Warps of a program that holds tiles of regions against all words."""
-    return 4 if block_words(words) <= 64 else 8
+    return 4 if block_words(words) <= 16 else 8
 
 
 def split_count(tiles: int, programs_per_split: int) -> int:

@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 import torch
 
@@ -13,8 +15,8 @@ CASES = {case.name: case for case in cases()[:4]}
 @pytest.mark.parametrize("capability", ahead.CAPABILITIES, ids="{0[0]}.{0[1]}".format)
 @pytest.mark.parametrize("name", CASES)
 def test_every_kernel_compiles_without_spilling(name, capability):
-    dmgan = next(shape for shape in SHAPES if (shape.name, shape.size) == ("dmgan", 128))
-    for shape, dtype in ((dmgan, torch.float32), (dmgan, torch.float16)):
+    published = [shape for shape in SHAPES if shape.size == 128 and shape.name != "coco"]
+    for shape, dtype in product(published, (torch.float32, torch.float16)):
         found = ahead.figures(CASES[name], shape, dtype, capability)
         assert len(found) >= 2
         for figure in found:
