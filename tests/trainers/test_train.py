@@ -124,6 +124,17 @@ def test_missing_encoders_are_named(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_tensorboard_gets_every_term(tmp_path, encoders):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train_tiny("attngan", tmp_path, encoders, 2, "run.tensorboard=true")
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    logged = read_stats(tmp_path / "stats.jsonl")[-1]
+    assert set(events.Tags()["scalars"]) == set(logged) - {"step"}
+    (event,) = events.Scalars("G/total")
+    assert event.step == 2 and event.value == pytest.approx(logged["G/total"])
+
+
 def test_a_new_run_needs_encoders(tmp_path):
     with pytest.raises(ConfigError, match="give --encoders DIR"):
         train.main(["attngan", "--preset", "demo", "--run-dir", str(tmp_path / "run")])
