@@ -30,8 +30,8 @@ class LayoutEncoder(nn.Module):
     """E of E4: maps real images to features h* on the grid of the host's features.
 
     3x3 convolutions at the images' size, one 4x4 convolution of stride 2 per halving, group norm
-    and leaky ReLU; at the end, as in the hosts' own stages, a norm and a gated linear unit. That norm
-    learns nothing: with a linear end, h* grew to many times the norm of h within a few hundred
+    and leaky ReLU; at the end, as in the hosts' own stages, a norm and a gated linear unit. That
+    norm learns nothing: with a linear end, h* grew to many times the norm of h within a few hundred
     steps, and LVR then pulled h after it. "A small convolutional encoder" is all the paper says;
     this one is our reading. Training only.
 

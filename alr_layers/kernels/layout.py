@@ -155,6 +155,7 @@ def _layout_backward_kernel(
     for tile in range(first, min(first + tiles_per_split, tl.cdiv(regions, BLOCK_N))):
         n = (tile * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
         inside = (n < regions)[:, None]
+        known = inside & real[None, :]
         h_rows = region_offset(n, features_strides, width, FLAT)[:, None]
         q_rows = region_offset(n, grad_context_strides, width, FLAT)[:, None]
         out_rows = region_offset(n, grad_features_strides, width, FLAT)[:, None]
@@ -162,8 +163,7 @@ def _layout_backward_kernel(
         grad_theta = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
         if HAS_GRAD_LAYOUT:
             rows = region_offset(n, grad_layout_strides, width, FLAT)[:, None]
-            mask = inside & real[None, :]
-            grad_theta = _load(grad_layout, grad_layout_strides, rows, t[None, :], mask)
+            grad_theta = _load(grad_layout, grad_layout_strides, rows, t[None, :], known)
         for start in range(0, dim, BLOCK_D):
             d = start + channel
             here = inside & (d < dim)[None, :]
@@ -175,9 +175,8 @@ def _layout_backward_kernel(
                 grad_theta = tl.dot(grad_q, w, grad_theta, input_precision=PRECISION)
 
         theta = _softmax(scores, real)
-        mean = tl.sum(theta * grad_theta, 1)
-        grad_s = tl.where(inside & real[None, :], theta * (grad_theta - mean[:, None]), 0.0)
-
+        centred = grad_theta - tl.sum(theta * grad_theta, 1)[:, None]
+        grad_s = tl.where(known, theta * centred, 0.0)
         # The tile comes a second time from the cache: kept in registers, it would spill from them.
         for start in range(0, dim, BLOCK_D):
             d = start + channel
