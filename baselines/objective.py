@@ -172,9 +172,12 @@ class StackedGANObjective:
             terms = self.host_terms(step)
             weights = {"damsm_words": self.config.loss.damsm, "kl": self.config.loss.kl}
             weights["damsm_sentence"] = self.config.loss.damsm
-            host = torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()])
-            total, added = self.generator_terms(step, host.sum())
-        return {"total": total, **terms, **added}
+            host = torch.stack(
+                [weights.get(name, 1.0) * term for name, term in terms.items()]
+            ).sum()
+            total, added = self.generator_terms(step, host)
+        # A term held at a share of the gradient may be large in value: log the host's sum as well.
+        return {"total": total, "host": host, **terms, **added}
 
     def host_terms(self, step: Step) -> dict[str, Tensor]:
         """The unweighted terms of the host: adversarial per stage, DAMSM on the last image, KL."""

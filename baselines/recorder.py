@@ -111,6 +111,10 @@ class Recorder:
 
 
 def summary(values: Mapping[str, float]) -> str:
-    """The totals of an interval, short enough for the progress bar."""
-    totals = {name: value for name, value in values.items() if name.endswith("/total")}
-    return " ".join(f"{name.split('/')[0]}={value:.2f}" for name, value in totals.items())
+    """The total of every phase, of the host alone for G, short enough for the progress bar."""
+    shown = {}
+    for kind in ("total", "host"):
+        ending = f"/{kind}"
+        named = {name: value for name, value in values.items() if name.endswith(ending)}
+        shown |= {name.removesuffix(ending): value for name, value in named.items()}
+    return " ".join(f"{phase}={value:.2f}" for phase, value in shown.items())
