@@ -106,6 +106,8 @@ def training_batches(
 def run_command(main: Callable[[Sequence[str] | None], None]) -> None:
     """Run a command's `main`; an expected error becomes one message and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # Which backend each op takes is what `python -m alr_layers` tells; here it would break the bar.
+    logging.getLogger("alr_layers").setLevel(logging.WARNING)
     try:
         main(None)
     except EXPECTED as error:

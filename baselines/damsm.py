@@ -202,7 +202,7 @@ def run(config: Config, run_dir: Path, image_weights: Path | None, world: World)
         size=config.encoder.input_size,
         batch_size=config.encoder.batch_size,
     )
-    train(
+    progress = train(
         objective,
         batches,
         config,
@@ -214,6 +214,15 @@ def run(config: Config, run_dir: Path, image_weights: Path | None, world: World)
         saved=saved,
         extra={"vocabulary": vocabulary.to_dict()},
     )
+    if world.is_main:
+        logger.info(
+            "%d steps, %d images, best %s %.3f: %s",
+            progress.step,
+            progress.images,
+            SCORE,
+            validation.best,
+            run_dir / ENCODERS,
+        )
 
 
 if __name__ == "__main__":
