@@ -120,8 +120,14 @@ class WeightStack(nn.Module):
             )
         live = self.first.weight[:, : gated.shape[1]]
         gated = gated.to(live.dtype)
+        on_cpu = gated.device.type == "cpu"
+        if on_cpu:
+            # oneDNN would reorder every tensor of both convolutions, forward and backward: turning
+            # what goes in and what comes out is much cheaper.
+            gated = gated.contiguous(memory_format=torch.channels_last)
         hidden = leaky_relu(conv2d(gated, live, self.first.bias, padding=1), 0.2)
-        return torch.sigmoid(self.second(hidden))
+        weights: Tensor = self.second(hidden)
+        return torch.sigmoid(weights.contiguous() if on_cpu else weights)
 
 
 class ALRLoss(nn.Module):

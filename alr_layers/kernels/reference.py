@@ -21,6 +21,8 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from alr_layers.kernels.reductions import highest, lowest, sum_of_squares
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -57,7 +59,7 @@ def padding_mask(lengths: Tensor, words: int) -> Tensor:
 
 def frobenius_norm(values: Tensor) -> Tensor:
     """‖·‖_F of each sample, (B, ...) -> (B,). Its gradient at 0 is 0 (our reading), never NaN."""
-    squares = values.square().flatten(1).sum(1)
+    squares = sum_of_squares(values)
     at_zero = squares == 0
     return squares.masked_fill(at_zero, 1).sqrt().masked_fill(at_zero, 0)
 
@@ -148,7 +150,7 @@ def closing_reduction(
     words = easy.shape[1]
     easy_norm = frobenius_norm(alpha[:, :words] * easy)
     hard_norm = frobenius_norm(beta[:, :words] * hard)
-    return easy_norm, hard_norm, alpha.flatten(1).amax(1), beta.flatten(1).amin(1)
+    return easy_norm, hard_norm, highest(alpha), lowest(beta)
 
 
 @_in_full_precision
