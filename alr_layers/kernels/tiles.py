@@ -41,7 +41,7 @@ def block_words(words: int) -> int:
 
 def block_regions(words: int) -> int:
     """BLOCK_N of a tile of regions against all words."""
-    return 64 if block_words(words) <= 32 else 32
+    return {16: 64, 32: 64, 64: 32}.get(block_words(words), 16)
 
 
 def warps(words: int) -> int:
