@@ -6,7 +6,7 @@ channels, φ on all of them, the masked features.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from alr_layers import ALRLoss, ALRModule, LVRLoss
 
@@ -23,6 +23,11 @@ def _gram(x: Tensor) -> Tensor:
 
 def _norm(x: Tensor) -> Tensor:
     return torch.linalg.norm(x.flatten(1), dim=1)
+
+
+def _weights(phi: nn.Module, x: Tensor) -> Tensor:
+    """φ as plain modules: the library's own forward pass knows better for a CPU."""
+    return torch.sigmoid(phi.second(F.leaky_relu(phi.first(x), 0.2)))
 
 
 def loss_path(
@@ -49,7 +54,8 @@ def loss_path(
     easy, hard, padded_real = (
         F.pad(x, (0, 0, 0, 0, 0, channels - x.shape[1])) for x in (easy, hard, real)
     )
-    alpha, beta = alr.phi_easy(easy * padded_real), alr.phi_hard(hard * padded_real)
+    alpha = _weights(alr.phi_easy, easy * padded_real)
+    beta = _weights(alr.phi_hard, hard * padded_real)
     order = F.softplus(alpha.flatten(1).amax(1) - beta.flatten(1).amin(1))
     scale = 1 / (height * width * dim)
     alr_loss = (scale * (_norm(alpha * easy) + _norm(beta * hard) + order)).mean()

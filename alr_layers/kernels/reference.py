@@ -20,6 +20,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold
 
 from alr_layers.kernels.reductions import highest, lowest, sum_of_squares
 
@@ -118,8 +119,9 @@ def split_residual(layout: Tensor, real_layout: Tensor, gamma: float) -> tuple[T
     """
     theta, real = _widened(layout, real_layout)
     residual = (real - theta).abs()
-    is_easy = residual < gamma
-    return residual.masked_fill(residual >= gamma, 0), residual.masked_fill(is_easy, 0)
+    # One pass instead of a mask and a fill: threshold() keeps what is above it, here -R > -γ.
+    minus_easy = threshold(-residual, -gamma, 0.0)
+    return -minus_easy, residual + minus_easy
 
 
 @_in_full_precision
