@@ -1,8 +1,9 @@
 """ALR-GAN's settings: AttnGAN's, with layout refinement (E15).
 
 The paper prints no weight for ALR and LVR. As printed their gradient is a thousandth to a
-millionth of the host's, so these presets hold ALR and LVR at a share of it; `AS_PRINTED` is the
-formula to the letter (`--set refine.alr.share=0 --set refine.lvr.share=0`).
+millionth of the host's, so these presets hold ALR and LVR at a share of it, from a later start and
+over a ramp. `AS_PRINTED` is the formula to the letter; on the command line that is
+`refine.normalization=paper`, and for both terms `share=0`, `start=0` and `ramp=0`.
 """
 
 from dataclasses import replace
