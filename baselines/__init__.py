@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from baselines.pipeline import load
+    from baselines.sampling.pipeline import load
 
 __all__ = ["load"]
 
@@ -19,7 +19,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     """Import `load` when it is first used: `import baselines` alone stays light."""
     if name in __all__:
-        from baselines import pipeline
+        from baselines.sampling import pipeline
 
         return getattr(pipeline, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

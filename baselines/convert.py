@@ -19,15 +19,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from baselines.checkpoint import load_torch, save_torch, save_weights, write_atomic
-from baselines.commands import run_command
+from baselines.cli import run_command
 from baselines.config import Config, EncoderConfig, ModelConfig, to_dict
 from baselines.conversion.keys import FLATTENED, ConversionError, original_names
 from baselines.conversion.recognise import build_like
 from baselines.data.originals import save_captions_pickle, vocabulary_from_captions_pickle
 from baselines.data.vocabulary import Vocabulary
-from baselines.dmgan.fusion import DynamicMemory
-from baselines.models import preset
+from baselines.hosts.dmgan.fusion import DynamicMemory
+from baselines.hosts.models import preset
 from baselines.networks.discriminators import Discriminator
 from baselines.networks.encoders import ImageEncoder, TextEncoder
 from baselines.networks.generator import StackedGenerator
@@ -41,6 +40,7 @@ from baselines.runs import (
     load_run,
     save_encoders,
 )
+from baselines.training.checkpoint import load_torch, save_torch, save_weights, write_atomic
 
 __all__ = ["ConversionError", "from_original", "to_original"]
 

@@ -16,9 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from baselines import distributed
-from baselines.checkpoint import load_torch
-from baselines.commands import (
+from baselines.cli import (
     add_config_options,
     checked_source,
     print_config,
@@ -30,12 +28,8 @@ from baselines.config import Config, save_config
 from baselines.data import build_vocabulary
 from baselines.data.loader import Batch, evaluation_loader
 from baselines.data.source import Source
-from baselines.distributed import World, step_seed
-from baselines.loop import Phase, train
-from baselines.matching import Captions, damsm_terms
+from baselines.hosts.models import build_image_encoder, build_text_encoder, preset
 from baselines.metrics.retrieval import retrieval
-from baselines.models import build_image_encoder, build_text_encoder, preset
-from baselines.recorder import Hook
 from baselines.runs import (
     CONFIG,
     ENCODERS,
@@ -44,6 +38,12 @@ from baselines.runs import (
     newest_state,
     save_encoders,
 )
+from baselines.training import distributed
+from baselines.training.checkpoint import load_torch
+from baselines.training.distributed import World, step_seed
+from baselines.training.loop import Phase, train
+from baselines.training.recorder import Hook
+from baselines.training.terms import Captions, damsm_terms
 
 logger = logging.getLogger(__name__)
 LAST = "last.pt"

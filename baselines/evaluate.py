@@ -12,15 +12,15 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from baselines.checkpoint import write_atomic
-from baselines.commands import run_command
+from baselines.cli import run_command
 from baselines.metrics.evaluation import Options, evaluate
 from baselines.metrics.extractors import NAMES
 from baselines.metrics.quality import PUBLISHED_COUNT, few_images_warning
 from baselines.metrics.report import table
 from baselines.metrics.scores import METRICS, check_names
-from baselines.pipeline import usable_device
 from baselines.runs import INITIAL, load_run
+from baselines.sampling.pipeline import usable_device
+from baselines.training.checkpoint import write_atomic
 
 RESULT = "evaluation.json"
 

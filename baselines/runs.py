@@ -17,18 +17,18 @@ from typing import Any
 
 import torch
 
-from baselines.checkpoint import (
+from baselines.config import Config, ConfigError, EncoderConfig, from_dict, load_config, to_dict
+from baselines.data.vocabulary import Vocabulary
+from baselines.hosts.models import build_generator, build_image_encoder, build_text_encoder
+from baselines.networks.encoders import ImageEncoder, TextEncoder
+from baselines.networks.generator import StackedGenerator
+from baselines.training.checkpoint import (
     CheckpointError,
     checkpoints,
     load_torch,
     load_weights,
     save_torch,
 )
-from baselines.config import Config, ConfigError, EncoderConfig, from_dict, load_config, to_dict
-from baselines.data.vocabulary import Vocabulary
-from baselines.models import build_generator, build_image_encoder, build_text_encoder
-from baselines.networks.encoders import ImageEncoder, TextEncoder
-from baselines.networks.generator import StackedGenerator
 
 CONFIG = "config.json"
 VOCABULARY = "vocabulary.json"

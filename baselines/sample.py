@@ -15,13 +15,13 @@ from typing import NoReturn
 
 from torch import Tensor
 
-from baselines.album import Album
-from baselines.checkpoint import CheckpointError
 from baselines.data import DataError, open_source
-from baselines.pipeline import Caption, Drawings, Inputs, Pipeline, load, read_caption
-from baselines.sheet import Caption as SetCaption
-from baselines.sheet import Word
-from baselines.variations import caption_path, mark_unknown, noise_path
+from baselines.pictures.sheet import Caption as SetCaption
+from baselines.pictures.sheet import Word
+from baselines.sampling.album import Album
+from baselines.sampling.pipeline import Caption, Drawings, Inputs, Pipeline, load, read_caption
+from baselines.sampling.variations import caption_path, mark_unknown, noise_path
+from baselines.training.checkpoint import CheckpointError
 
 TEST_IMAGES = 8
 COLUMNS = 6

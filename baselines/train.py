@@ -13,10 +13,7 @@ from pathlib import Path
 
 import torch
 
-from baselines import distributed
-from baselines.alrgan.objective import RefinedObjective
-from baselines.checkpoint import save_weights
-from baselines.commands import (
+from baselines.cli import (
     add_config_options,
     checked_source,
     print_config,
@@ -26,12 +23,8 @@ from baselines.commands import (
 )
 from baselines.config import Config, ConfigError, save_config
 from baselines.data import open_source
-from baselines.distributed import World
-from baselines.loop import train
-from baselines.models import PRESETS, build_discriminators, build_generator, preset
-from baselines.objective import StackedGANObjective
-from baselines.preview import Preview
-from baselines.recorder import Hook
+from baselines.hosts.models import PRESETS, build_discriminators, build_generator, preset
+from baselines.refinement.objective import RefinedObjective
 from baselines.runs import (
     CONFIG,
     ENCODERS,
@@ -43,6 +36,13 @@ from baselines.runs import (
     newest_state,
     save_encoders,
 )
+from baselines.training import distributed
+from baselines.training.checkpoint import save_weights
+from baselines.training.distributed import World
+from baselines.training.loop import train
+from baselines.training.objective import StackedGANObjective
+from baselines.training.preview import Preview
+from baselines.training.recorder import Hook
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from baselines.attngan.fusion import WordAttention
 from baselines.conversion.keys import ConversionError
-from baselines.dmgan.fusion import DynamicMemory
+from baselines.hosts.attngan.fusion import WordAttention
+from baselines.hosts.dmgan.fusion import DynamicMemory
 from baselines.networks.discriminators import Discriminator
 from baselines.networks.encoders import ImageEncoder, TextEncoder
 from baselines.networks.generator import FIRST_GRID, StackedGenerator

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from baselines.commands import checked_source
+from baselines.cli import checked_source
 from baselines.config import to_dict
 from baselines.data import open_source
 from baselines.metrics.drawing import Shown, draw, encode_sentences, read_pairs, real

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from baselines.metrics.quality import Provenance
 from baselines.networks.encoders import ImageEncoder
-from baselines.pictures import to_bytes
+from baselines.pictures.grids import to_bytes
 
 INCEPTION_SIDE = 299
 INCEPTION_DIM = 2048

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.inception import InceptionScore
 
-from baselines.checkpoint import write_atomic
+from baselines.training.checkpoint import write_atomic
 
 SPLITS = 10
 # Published FID and IS are of 30,000 images; both are biased by the number.

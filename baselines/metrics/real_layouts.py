@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from baselines.alrgan.objective import build_refinement
-from baselines.checkpoint import checkpoints, load_torch
 from baselines.data.loader import pyramid
 from baselines.metrics.drawing import RealLayouts
+from baselines.refinement.objective import build_refinement
 from baselines.runs import Run
+from baselines.training.checkpoint import checkpoints, load_torch
 
 
 def real_layouts(run: Run) -> RealLayouts | None:

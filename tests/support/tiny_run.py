@@ -4,8 +4,7 @@ from pathlib import Path
 
 import torch
 
-from baselines import models, runs
-from baselines.checkpoint import save_weights
+from baselines import runs
 from baselines.config import (
     Config,
     DataConfig,
@@ -16,7 +15,9 @@ from baselines.config import (
 )
 from baselines.data import Vocabulary
 from baselines.data.scenes import Scenes
+from baselines.hosts import models
 from baselines.networks.generator import StackedGenerator
+from baselines.training.checkpoint import save_weights
 
 
 def tiny_config(model: str = "attngan", **model_settings: object) -> Config:

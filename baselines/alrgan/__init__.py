@@ -1,5 +1,0 @@
-"""ALR-GAN: layout refinement on top of a host, and the presets of the reference integration."""
-
-from baselines.alrgan.presets import PRESETS
-
-__all__ = ["PRESETS"]

@@ -1,0 +1,1 @@
+"""One folder a host; the list of hosts."""

@@ -1,0 +1,36 @@
+"""ALR-GAN's settings: AttnGAN's, with layout refinement (E15).
+
+The paper prints no weight for ALR and LVR. As printed their gradient is a thousandth to a
+millionth of the host's, so these presets hold ALR and LVR at a share of it, from a later start and
+over a ramp. `AS_PRINTED` is the formula to the letter; on the command line that is
+`refine.normalization=paper`, and for both terms `share=0`, `start=0` and `ramp=0`.
+"""
+
+from dataclasses import replace
+
+from baselines.config import Config, RefineConfig, TermConfig
+from baselines.hosts.attngan.presets import PRESETS as ATTNGAN
+
+AS_PRINTED = RefineConfig(terms="alr,lvr")
+
+
+def refined(start: int) -> RefineConfig:
+    """ALR at 5 % and LVR at 2 % of the host's gradient, from step `start` over as long a ramp."""
+    return replace(
+        AS_PRINTED,
+        normalization="rms",
+        alr=TermConfig(start=start, ramp=start, share=0.05),
+        lvr=TermConfig(start=start, ramp=start, share=0.02),
+    )
+
+
+STARTS = {"cub": 5_000, "coco": 5_000, "cub-small": 100, "scenes": 1_000, "demo": 200}
+
+PRESETS: dict[str, Config] = {
+    name: replace(
+        ATTNGAN[name],
+        model=replace(ATTNGAN[name].model, name="alrgan"),
+        refine=refined(start),
+    )
+    for name, start in STARTS.items()
+}

@@ -1,0 +1,1 @@
+"""What the project draws: pixels, grids, captioned sheets, overlays and curves."""

@@ -1,0 +1,1 @@
+"""What ALR adds to the objective of any host."""

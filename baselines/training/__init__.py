@@ -1,0 +1,1 @@
+"""The training loop and what it trains: objective, terms, checkpoints, processes, log."""

@@ -1,0 +1,120 @@
+"""What a run says of itself: means kept on the device, one JSON line an interval, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baselines.training.checkpoint import write_atomic
+
+
+class NonFiniteError(RuntimeError):
+    """A logged term became NaN or infinite; the message names the term and the step."""
+
+
+class Means:
+    """Running means of named scalars, kept on their device so that adding never waits for it."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, ...], Tensor] = {}
+        self._first_bad: dict[tuple[str, ...], Tensor] = {}
+        self._counts: dict[tuple[str, ...], int] = {}
+
+    @torch.no_grad()
+    def add(self, step: int, values: Mapping[str, Tensor]) -> None:
+        """Add one value of each name; always the same names together."""
+        names = tuple(values)
+        if not names:
+            return
+        stacked = torch.stack([value.detach().float() for value in values.values()])
+        if names not in self._sums:
+            self._sums[names] = torch.zeros_like(stacked, dtype=torch.float64)
+            self._first_bad[names] = torch.full_like(stacked, -1, dtype=torch.int64)
+            self._counts[names] = 0
+        self._sums[names] += stacked
+        self._counts[names] += 1
+        bad = self._first_bad[names]
+        newly_bad = (bad < 0) & ~torch.isfinite(stacked)
+        self._first_bad[names] = torch.where(newly_bad, step, bad)
+
+    def check(self) -> None:
+        """Raise for the earliest non-finite value added since the last `flush`.
+
+        Raises:
+            NonFiniteError: naming the term and the step.
+        """
+        found = [
+            (step, name)
+            for names, steps in self._first_bad.items()
+            for name, step in zip(names, steps.tolist(), strict=True)
+            if step >= 0
+        ]
+        if found:
+            step = min(found)[0]
+            terms = ", ".join(name for at, name in found if at == step)
+            raise NonFiniteError(
+                f"step {step}: {terms} is not finite. Nothing was saved after it; the last "
+                "checkpoint is intact. Lower optim.g_lr/d_lr or the term's weight, or use "
+                "optim.amp=no, and start again from the same run directory."
+            )
+
+    def flush(self) -> dict[str, float]:
+        """The means since the last flush, checked to be finite."""
+        self.check()
+        means = {
+            name: total / self._counts[names]
+            for names, totals in self._sums.items()
+            for name, total in zip(names, totals.tolist(), strict=True)
+        }
+        self._sums.clear()
+        self._first_bad.clear()
+        self._counts.clear()
+        return means
+
+
+class StatsWriter:
+    """Appends to `stats.jsonl`, and to TensorBoard when asked; resuming drops what came later."""
+
+    def __init__(self, run_dir: Path, *, resume_step: int = 0, tensorboard: bool = False) -> None:
+        self.path = run_dir / "stats.jsonl"
+        kept = [line for line in read_stats(self.path) if line["step"] <= resume_step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write_atomic(self.path, lambda file: file.write(text.encode()))
+        self._board = _tensorboard(run_dir, resume_step) if tensorboard else None
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line: the step and `values`."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush TensorBoard's file."""
+        if self._board is not None:
+            self._board.close()
+
+
+def read_stats(path: Path) -> list[dict[str, Any]]:
+    """All complete lines of a `stats.jsonl`; a last line cut short by a kill is passed over."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def _tensorboard(run_dir: Path, purge_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            "run.tensorboard=true needs the tensorboard package: pip install tensorboard"
+        ) from error
+    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge_step)

@@ -1,0 +1,104 @@
+"""From an image file to a training or evaluation image."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from baselines.data.source import box_crop, open_rgb, to_square
+from tests.baselines.data.makers import write_image
+
+
+def numbered(width, height):
+    """An image whose red and green are the column and the row."""
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.uint8)
+    return Image.fromarray(np.stack([columns, rows, rows * 0], axis=2))
+
+
+def as_tensor(image):
+    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32).copy())
+    return pixels.permute(2, 0, 1) / 127.5 - 1
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 30), (30, 40), (19, 19), (5, 200)])
+def test_evaluation_is_the_centre_of_the_resized_image(width, height):
+    image = numbered(width, height)
+    scale = 19 / min(width, height)
+    resized = image.resize((int(width * scale), int(height * scale)), Image.Resampling.BILINEAR)
+    left, top = (resized.width - 16) // 2, (resized.height - 16) // 2
+    expected = as_tensor(resized.crop((left, top, left + 16, top + 16)))
+    result = to_square(image, 16, None)
+    assert result.shape == (3, 16, 16) and result.dtype == torch.float32
+    assert torch.allclose(result, expected, atol=1e-6)
+
+
+def test_training_draws_every_crop_and_flip_and_nothing_else():
+    image = numbered(19, 19)
+    possible = {}
+    for top in range(4):
+        for left in range(4):
+            crop = image.crop((left, top, left + 16, top + 16))
+            possible[as_tensor(crop).numpy().tobytes()] = (top, left, 0)
+            flipped = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            possible[as_tensor(flipped).numpy().tobytes()] = (top, left, 1)
+    assert len(possible) == 32
+    generator = torch.Generator().manual_seed(0)
+    seen = {possible[to_square(image, 16, generator).numpy().tobytes()] for _ in range(400)}
+    assert seen == set(possible.values())
+
+
+def test_training_depends_on_the_generator_alone():
+    image = numbered(60, 30)
+    first, second = (to_square(image, 16, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_values_span_minus_one_to_one():
+    image = Image.fromarray(np.array([[[0] * 3, [255] * 3]] * 2, dtype=np.uint8))
+    result = to_square(image.resize((304, 304), Image.Resampling.NEAREST), 256, None)
+    assert result.min() == -1 and result.max() == 1
+
+
+@pytest.mark.parametrize("size", [64, 256, 299])
+def test_resize_is_76_64ths_rounded_down(size):
+    margin = size * 76 // 64 - size
+    result = to_square(numbered(size * 76 // 64, size * 76 // 64), size, None)
+    start = (margin // 2) % 256
+    assert torch.allclose(result[0, 0, 0], torch.tensor(start / 127.5 - 1))
+
+
+@pytest.mark.parametrize(
+    ("box", "corners"),
+    [
+        ((20.0, 10.0, 20.0, 10.0), (15, 0, 45, 30)),
+        ((20.6, 10.6, 20.9, 11.0), (16, 1, 46, 31)),
+        ((0.0, 0.0, 8.0, 4.0), (0, 0, 10, 8)),
+        ((52.0, 32.0, 8.0, 8.0), (50, 30, 60, 40)),
+        ((30.0, 20.0, 1.0, 1.0), (29, 19, 31, 21)),
+    ],
+)
+def test_box_crop(box, corners):
+    pixels = np.asarray(box_crop(numbered(60, 40), box))
+    left, top, right, bottom = corners
+    assert pixels.shape == (bottom - top, right - left, 3)
+    assert pixels[0, 0, :2].tolist() == [left, top]
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1", "RGB"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    suffix = ".tif" if mode == "CMYK" else ".png"
+    path = write_image(tmp_path / f"x{suffix}", mode=mode)
+    assert open_rgb(path).mode == "RGB"
+
+
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path):
+    ramp = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "x.png")
+    assert np.array_equal(np.asarray(open_rgb(tmp_path / "x.png"))[..., 0].ravel(), range(256))
+
+
+def test_orientation_in_exif_is_ignored(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    numbered(40, 20).save(tmp_path / "x.jpg", exif=exif)
+    assert open_rgb(tmp_path / "x.jpg").size == (40, 20)

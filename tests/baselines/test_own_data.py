@@ -1,0 +1,77 @@
+"""From files to pictures through the commands, on a user's own folder and on the real data sets."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from baselines import damsm, sample, train
+from baselines.config import load_config
+from baselines.data import DataError, Vocabulary
+from baselines.data.scenes import Scenes
+from baselines.pictures.grids import to_picture
+from baselines.runs import load_encoders
+from baselines.training.stats import read_stats
+from tests.baselines.commands import train_command
+from tests.support.paths import require, shared
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve scenes as a user would keep them: images, metadata.jsonl and a list of test images."""
+    root, scenes = tmp_path / "images", Scenes("train", images=12, max_objects=1)
+    root.mkdir()
+    lines = []
+    for index in range(len(scenes)):
+        to_picture(scenes.image(index, 48)).save(root / f"{index}.png")
+        captions = list(scenes.captions(index)[: 1 + index % 3])
+        lines.append({"file_name": f"{index}.png", "text": captions if index else captions[0]})
+    (root / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (root / "test.txt").write_text("3.png\n8.png\n11.png\n")
+    return root
+
+
+def on_folder(root: Path) -> list[str]:
+    return [
+        "--data-root", str(root), "--split-file", str(root / "test.txt"),
+        "--set", "data.name=folder",
+    ]  # fmt: skip
+
+
+def test_a_folder_of_images_trains_and_draws(folder, tmp_path):
+    encoders, run = tmp_path / "damsm", tmp_path / "run"
+    settings = ("encoder.images=16", "encoder.batch_size=4", "encoder.embedding_dim=16",
+                "run.device=cpu")  # fmt: skip
+    arguments = ["--preset", "demo", "--run-dir", str(encoders), *on_folder(folder)]
+    damsm.main([*arguments, *(part for setting in settings for part in ("--set", setting))])
+    words = load_encoders(encoders).vocabulary
+    assert words.unknown_words("a zebra") == ["zebra"]
+
+    train.main([*train_command("alrgan", run, encoders, 2), *on_folder(folder)])
+    assert read_stats(run / "stats.jsonl")[-1]["images"] == 8
+    assert load_config(run / "config.json").data.split_file == str(folder / "test.txt")
+    sample.main(["--run", str(run), "--out", str(tmp_path / "out")])
+    assert list((tmp_path / "out").glob("*.png"))
+
+
+def test_broken_images_stop_training_with_their_names_unless_skipped(folder, tmp_path, encoders):
+    (folder / "5.png").write_bytes((folder / "5.png").read_bytes()[:60])
+    (folder / "7.png").unlink()
+    arguments = [*train_command("attngan", tmp_path / "run", encoders, 1), *on_folder(folder)]
+    with pytest.raises(DataError, match=r"(?s)5\.png.*7\.png|7\.png.*5\.png"):
+        train.main(arguments)
+    assert not (tmp_path / "run").exists()
+    train.main([*arguments, "--skip-broken"])
+    assert read_stats(tmp_path / "run" / "stats.jsonl")
+
+
+@pytest.mark.parametrize("name", ["cub", "coco"])
+def test_the_real_data_sets_train(name, tmp_path, encoders):
+    root = require(shared("data", name))
+    arguments = train_command("alrgan", tmp_path / "run", encoders, 1, f"data.name={name}")
+    train.main([*arguments, "--data-root", str(root)])
+    last = read_stats(tmp_path / "run" / "stats.jsonl")[-1]
+    assert all(torch.isfinite(torch.tensor(v)) for v in last.values())
+    saved = Vocabulary.load(tmp_path / "run" / "vocabulary.json")
+    assert saved.fingerprint == load_encoders(encoders).vocabulary.fingerprint

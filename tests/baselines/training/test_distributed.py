@@ -1,0 +1,111 @@
+"""Two gloo processes against one, on the same global batch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+
+from baselines import losses
+from baselines.training import distributed
+from baselines.training.checkpoint import checkpoints, load_torch
+from baselines.training.distributed import World, average_gradients, gather
+from tests.baselines.commands import train_command, train_tiny
+from tests.support.paths import ROOT
+
+WORDS, REGIONS, E, BATCH = 5, 9, 6, 8
+
+
+class Toy(nn.Module):
+    """Two encoders without batch norm, whose statistics would be each rank's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Linear(4, E)
+        self.text = nn.Linear(3, E)
+
+    def loss(self, pixels, tokens, lengths, class_ids, world):
+        regions = self.image(pixels).transpose(1, 2).unflatten(2, (3, 3))
+        words = self.text(tokens).transpose(1, 2)
+        lengths, class_ids = gather(lengths, world), gather(class_ids, world)
+        temperatures = {"gamma1": 4.0, "gamma2": 5.0, "gamma3": 10.0}
+        words_loss = losses.words_loss(
+            gather(regions, world), gather(words, world), lengths, class_ids, **temperatures
+        )
+        sentence_loss = losses.sentence_loss(
+            gather(regions.mean((2, 3)), world),
+            gather(words.mean(2), world),
+            class_ids,
+            gamma3=10.0,
+        )
+        return sum(words_loss) + sum(sentence_loss)
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randn(BATCH, REGIONS, 4, generator=generator, dtype=torch.float64)
+    tokens = torch.randn(BATCH, WORDS, 3, generator=generator, dtype=torch.float64)
+    lengths = torch.randint(1, WORDS + 1, (BATCH,), generator=generator)
+    return pixels, tokens, lengths, torch.tensor([0, 1, 2, 0, 3, 4, 5, 3])
+
+
+def toy():
+    torch.manual_seed(5)
+    return Toy().double()
+
+
+def worker(rank: int, size: int, rendezvous: str, out: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=size
+    )
+    world = World(rank, size)
+    model = toy()
+    share = [part[rank::size] for part in inputs()]
+    model.loss(*share, world).backward()
+    average_gradients(model.parameters(), world)
+    mean = distributed.mean_over_ranks(torch.tensor(float(rank)), world)
+    result = {name: p.grad for name, p in model.named_parameters()}
+    torch.save({"gradients": result, "mean": mean}, f"{out}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_contrastive_gradients_are_those_of_the_global_batch(tmp_path):
+    mp.spawn(worker, (2, str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=2)
+    model = toy()
+    model.loss(*inputs(), World()).backward()
+    for rank in range(2):
+        saved = load_torch(tmp_path / f"{rank}.pt")
+        assert saved["mean"] == 0.5
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(
+                saved["gradients"][name], parameter.grad, atol=1e-9, rtol=1e-9, msg=name
+            )
+
+
+def test_torchrun_trains_and_one_process_goes_on(tmp_path: Path, encoders: Path):
+    run = tmp_path / "run"
+    arguments = train_command("alrgan", run, encoders, 4)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, "-m", "baselines.train", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    state = load_torch(checkpoints(run)[-1])
+    assert state["progress"] == {"step": 2, "images": 16}
+    state = train_tiny("alrgan", run, encoders, 6)
+    assert state["progress"] == {"step": 4, "images": 24}
+
+
+def test_asking_for_a_gpu_that_is_not_there_is_an_error():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match=r"no CUDA device here; use run\.device=cpu"):
+        distributed.start("cuda")
