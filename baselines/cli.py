@@ -7,20 +7,20 @@ import dataclasses
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
 
-from baselines.config import Config, ConfigError, override, to_dict
+from baselines.config import Config, override, to_dict
 from baselines.data import open_source
 from baselines.data.loader import Batch, training_loader
 from baselines.data.scan import scan
-from baselines.data.source import DataError, Source
+from baselines.data.source import Source
 from baselines.data.vocabulary import Vocabulary
-from baselines.training.checkpoint import CheckpointError
+from baselines.errors import UserError
 from baselines.training.distributed import World
-from baselines.training.stats import NonFiniteError
 
-# Errors of the user's input or surroundings: one line is all they need.
-EXPECTED = (ConfigError, CheckpointError, DataError, NonFiniteError, FileNotFoundError, ValueError)
+ISSUES = "https://github.com/alr-layers/alr-layers/issues"
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -103,13 +103,42 @@ def training_batches(
     return batches
 
 
-def run_command(main: Callable[[Sequence[str] | None], None]) -> None:
-    """Run a command's `main`; an expected error becomes one message and exit code 2."""
+def run_command(main: Callable[[Sequence[str] | None], object]) -> None:
+    """Run a command's `main`: what the user can mend becomes one line and exit status 2.
+
+    That is `UserError`, and an `OSError` that names a file (disk full, not writable, missing).
+    Anything else is a bug of ours: its traceback stays, followed by where to report it.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # Which backend each op takes is what `python -m alr_layers` tells; here it would break the bar.
     logging.getLogger("alr_layers").setLevel(logging.WARNING)
     try:
         main(None)
-    except EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except UserError as error:
+        fail(str(error))
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        fail(one_line(error))
+    except Exception:
+        traceback.print_exc()
+        print(
+            f"This is a bug of alr-layers: please report it at {ISSUES} with the lines above and "
+            "what `python -m alr_layers` prints.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def fail(message: str) -> NoReturn:
+    """Print one message and end with status 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, without line breaks or error numbers."""
+    if isinstance(error, OSError) and error.strerror is not None:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"{where}{error.strerror}"
+    return " ".join(str(error).split())

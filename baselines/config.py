@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from baselines.errors import UserError
+
 T = TypeVar("T")
 Rule = tuple[Callable[[typing.Any], bool], str]
 
@@ -165,7 +167,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration key or value that does not fit; the message names it and the remedy."""
 
 

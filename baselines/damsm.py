@@ -28,6 +28,7 @@ from baselines.config import Config, save_config
 from baselines.data import build_vocabulary
 from baselines.data.loader import Batch, evaluation_loader
 from baselines.data.source import Source
+from baselines.errors import UserError
 from baselines.hosts.models import build_image_encoder, build_text_encoder, preset
 from baselines.metrics.retrieval import retrieval
 from baselines.runs import (
@@ -164,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     config = resolve(preset("attngan", args.preset), args)
     if config.encoder.images <= 0:
-        raise ValueError("encoder.images is 0: set how many images to train on")
+        raise UserError("encoder.images is 0: set how many images to train on")
     if args.dry_run:
         print_config(config)
         return

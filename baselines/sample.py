@@ -15,13 +15,14 @@ from typing import NoReturn
 
 from torch import Tensor
 
+from baselines.cli import one_line, run_command
 from baselines.data import DataError, open_source
+from baselines.errors import UserError
 from baselines.pictures.sheet import Caption as SetCaption
 from baselines.pictures.sheet import Word
 from baselines.sampling.album import Album
 from baselines.sampling.pipeline import Caption, Drawings, Inputs, Pipeline, load, read_caption
 from baselines.sampling.variations import caption_path, mark_unknown, noise_path
-from baselines.training.checkpoint import CheckpointError
 
 TEST_IMAGES = 8
 COLUMNS = 6
@@ -93,8 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         real = [] if texts else test_pairs(pipeline)
         captions = pipeline.read(texts or [text for text, _ in real])
         if options.overlays and pipeline.run.config.model.stages < 2:
-            raise ValueError("--overlays: this model has a single stage, which reads no words")
-    except (CheckpointError, ValueError, OSError) as error:
+            raise UserError("--overlays: this model has a single stage, which reads no words")
+    except (UserError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {one_line(error)}\n")
     album = Album(
         Path(options.out or Path(options.run) / "samples"),
@@ -131,18 +132,11 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         parser.error("--overlays does not go with interpolation")
 
 
-def one_line(error: Exception) -> str:
-    """What went wrong, without line breaks or error numbers."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
-
-
 def given_captions(options: argparse.Namespace) -> list[str]:
     """The captions of --edit, --text, --captions and standard input, in this order.
 
     Raises:
-        ValueError: a source holds no caption or is not UTF-8.
+        UserError: a source holds no caption or is not UTF-8.
         OSError: the file cannot be read.
     """
     captions = [*options.edit, *options.text]
@@ -159,10 +153,10 @@ def lines_of(content: bytes, name: str) -> list[str]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = content[: error.start].count(b"\n") + 1
-        raise ValueError(f"{name}: line {number} is not UTF-8; save the file as UTF-8") from None
+        raise UserError(f"{name}: line {number} is not UTF-8; save the file as UTF-8") from None
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines:
-        raise ValueError(f"{name}: holds no caption; write one a line")
+        raise UserError(f"{name}: holds no caption; write one a line")
     return lines
 
 
@@ -175,7 +169,7 @@ def test_pairs(pipeline: Pipeline) -> list[tuple[str, Tensor]]:
     config = pipeline.run.config
     try:
         source = open_source(config.data, "test")
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         raise DataError(f"no caption given, and the run's own test split: {error}") from error
     pairs = []
     for place in range(min(TEST_IMAGES, len(source))):
@@ -278,4 +272,4 @@ def draw_paths(
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -6,13 +6,14 @@ import re
 
 from torch import nn
 
+from baselines.errors import UserError
 from baselines.networks.discriminators import Discriminator
 from baselines.networks.encoders import ImageEncoder, TextEncoder
 from baselines.networks.generator import StackedGenerator
 from baselines.networks.trunks import INCEPTION
 
 
-class ConversionError(ValueError):
+class ConversionError(UserError):
     """What is given is no network of the originals, or has no form among them."""
 
 

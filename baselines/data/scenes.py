@@ -12,6 +12,7 @@ from baselines.data import scene_captions
 from baselines.data.scene_captions import Caption
 from baselines.data.scene_content import BACKGROUNDS, Scene, sample_scene
 from baselines.data.scene_drawing import draw
+from baselines.errors import UserError
 
 SPLITS = ("train", "test")
 CAPTIONS = 10
@@ -45,16 +46,16 @@ class Scenes:
         backgrounds: Sequence[str] = BACKGROUNDS,
     ) -> None:
         if split not in SPLITS:
-            raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+            raise UserError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
         if seed < 0:
-            raise ValueError(f"seed is {seed}; expected 0 or more")
+            raise UserError(f"seed is {seed}; expected 0 or more")
         if images < 1:
-            raise ValueError(f"images is {images}; expected at least 1")
+            raise UserError(f"images is {images}; expected at least 1")
         if max_objects not in (1, 2, 3):
-            raise ValueError(f"max_objects is {max_objects}; expected 1, 2 or 3")
+            raise UserError(f"max_objects is {max_objects}; expected 1, 2 or 3")
         unknown = [kind for kind in backgrounds if kind not in BACKGROUNDS]
         if unknown or not backgrounds:
-            raise ValueError(
+            raise UserError(
                 f"backgrounds is {tuple(backgrounds)!r}; expected some of {', '.join(BACKGROUNDS)}"
             )
         self.split = split
@@ -90,7 +91,7 @@ class Scenes:
         lie, and every scene is drawn anew anyway.
         """
         if size < SMALLEST:
-            raise ValueError(f"size is {size}; scenes are drawn at {SMALLEST} pixels and more")
+            raise UserError(f"size is {size}; scenes are drawn at {SMALLEST} pixels and more")
         pixels = torch.from_numpy(draw(self.scene(index), size))
         return pixels.permute(2, 0, 1).to(torch.float32).div_(127.5).sub_(1).contiguous()
 

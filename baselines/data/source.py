@@ -11,10 +11,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from baselines.errors import UserError
+
 Box = tuple[float, float, float, float]
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A data set cannot be used; the message names the file and the remedy."""
 
 

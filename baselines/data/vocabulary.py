@@ -12,6 +12,8 @@ from typing import Any
 
 from nltk.tokenize import RegexpTokenizer
 
+from baselines.errors import UserError
+
 PAD = "<pad>"
 UNKNOWN = "<unk>"
 END = "<end>"
@@ -19,7 +21,7 @@ _FORMAT = "alr-layers vocabulary 1"
 _WORDS = RegexpTokenizer(r"\w+")
 
 
-class VocabularyMismatchError(ValueError):
+class VocabularyMismatchError(UserError):
     """Two parts of a run number their words differently."""
 
 
@@ -45,7 +47,7 @@ class Vocabulary:
             word outside the vocabulary is dropped, as the originals do.
 
     Raises:
-        ValueError: a word occurs twice, is empty or is one of the special words.
+        UserError: a word occurs twice, is empty or is one of the special words.
     """
 
     def __init__(self, words: Sequence[str], *, unknown: bool = True) -> None:
@@ -55,11 +57,11 @@ class Vocabulary:
         self._ids: dict[str, int] = {}
         for number, word in enumerate(self.words):
             if not isinstance(word, str) or not word:
-                raise ValueError(
+                raise UserError(
                     f"word {number} of the vocabulary is {word!r}: expected a non-empty string"
                 )
             if word in self._ids:
-                raise ValueError(
+                raise UserError(
                     f"the word {word!r} has the ids {self._ids[word]} and {number}: "
                     "list every word once and leave out the special words " + ", ".join(specials)
                 )
@@ -71,16 +73,16 @@ class Vocabulary:
         """The words that occur at least `min_count` times, most frequent first, then a to z.
 
         Raises:
-            ValueError: `min_count` < 1, or no word is left.
+            UserError: `min_count` < 1, or no word is left.
         """
         if min_count < 1:
-            raise ValueError(f"min_count is {min_count}: expected 1 or more")
+            raise UserError(f"min_count is {min_count}: expected 1 or more")
         counts: Counter[str] = Counter()
         for caption in captions:
             counts.update(tokenize(caption))
         kept = [word for word, count in counts.items() if count >= min_count]
         if not kept:
-            raise ValueError(
+            raise UserError(
                 f"no word occurs {min_count} times or more among {len(counts)} different words: "
                 "check that the training split has captions, or lower data.min_count"
             )
@@ -116,12 +118,12 @@ class Vocabulary:
         """The words behind `ids`; padding (0) is left out.
 
         Raises:
-            ValueError: an id is negative or not below `len(self)`.
+            UserError: an id is negative or not below `len(self)`.
         """
         numbers = [int(number) for number in ids]
         for number in numbers:
             if not 0 <= number < len(self):
-                raise ValueError(f"id {number} is outside this vocabulary of {len(self)} ids")
+                raise UserError(f"id {number} is outside this vocabulary of {len(self)} ids")
         return [self.words[number] for number in numbers if number]
 
     @property
@@ -171,16 +173,16 @@ class Vocabulary:
         """The inverse of `to_dict`.
 
         Raises:
-            ValueError: not written by `to_dict`, or changed since.
+            UserError: not written by `to_dict`, or changed since.
         """
         if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
-            raise ValueError(f'not a vocabulary: expected an object with "format": "{_FORMAT}"')
+            raise UserError(f'not a vocabulary: expected an object with "format": "{_FORMAT}"')
         missing = {"unknown", "fingerprint", "words"} - set(content)
         if missing:
-            raise ValueError(f"not a complete vocabulary: {sorted(missing)} missing")
+            raise UserError(f"not a complete vocabulary: {sorted(missing)} missing")
         vocabulary = cls(content["words"], unknown=content["unknown"])
         if vocabulary.fingerprint != content["fingerprint"]:
-            raise ValueError(
+            raise UserError(
                 f"the vocabulary was changed after it was saved: its fingerprint is "
                 f"{vocabulary.fingerprint}, recorded is {content['fingerprint']}"
             )
@@ -205,9 +207,9 @@ class Vocabulary:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: naming the file and what is wrong with it.
+            UserError: naming the file and what is wrong with it.
         """
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is not a readable vocabulary: {error}") from error
+        except (UserError, ValueError, TypeError) as error:
+            raise UserError(f"{path} is not a readable vocabulary: {error}") from error

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from baselines.cli import checked_source
 from baselines.config import to_dict
 from baselines.data import open_source
+from baselines.errors import UserError
 from baselines.metrics.drawing import Shown, draw, encode_sentences, read_pairs, real
 from baselines.metrics.extractors import open_extractor, weights_hash
 from baselines.metrics.quality import PUBLISHED_COUNT, SPLITS
@@ -55,7 +56,7 @@ def evaluate(run: Run, options: Options, *, untrained: Run | None = None) -> dic
     for name in ("images", "batch_size"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; expected 1 or more")
+            raise UserError(f"{name} is {value}; expected 1 or more")
     check_names(options.metrics or [])
     device = next(run.generator.parameters()).device
     started = time.perf_counter()
@@ -80,7 +81,7 @@ def prepare(run: Run, options: Options, device: torch.device) -> Setting:
     count = min(options.images or PUBLISHED_COUNT, len(pairs))
     real_count, size = min(count, pairs.different), config.model.image_sizes[-1]
     if options.inception and {"inception-2015", "torchvision-imagenet"} <= set(options.extractors):
-        raise ValueError("one file of weights cannot serve two Inceptions; measure them in turn")
+        raise UserError("one file of weights cannot serve two Inceptions; measure them in turn")
     extractors = {
         name: open_extractor(name, run.encoders.image, file=options.inception, device=device)
         for name in dict.fromkeys(options.extractors)

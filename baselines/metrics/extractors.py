@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.errors import UserError
 from baselines.metrics.quality import Provenance
 from baselines.networks.encoders import ImageEncoder
 from baselines.pictures.grids import to_bytes
@@ -27,7 +28,7 @@ INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 TORCHVISION_FILE = "inception_v3_google-0cc3c7bd.pth"
 
 
-class ExtractorError(ValueError):
+class ExtractorError(UserError):
     """An extractor cannot be had; the message says what is missing and the remedy."""
 
 

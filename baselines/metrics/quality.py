@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.inception import InceptionScore
 
+from baselines.errors import UserError
 from baselines.training.checkpoint import write_atomic
 
 SPLITS = 10
@@ -21,7 +22,7 @@ SPLITS = 10
 PUBLISHED_COUNT = 30_000
 
 
-class MixedStatisticsError(ValueError):
+class MixedStatisticsError(UserError):
     """Feature statistics that must not be compared; the message says what differs."""
 
 

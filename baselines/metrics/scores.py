@@ -20,6 +20,7 @@ from baselines.data.scene_captions import Caption
 from baselines.data.scene_content import Box
 from baselines.data.scenes import Scenes
 from baselines.data.source import Source
+from baselines.errors import UserError
 from baselines.metrics.drawing import Pairs, Shown
 from baselines.metrics.extractors import Extractor
 from baselines.metrics.layout import CaptionCheck, LayoutScore, check_caption, layout_localisation
@@ -30,7 +31,7 @@ from baselines.metrics.scene_parsing import SMALLEST, parse_scene
 REAL = "real"
 
 
-class MetricError(ValueError):
+class MetricError(UserError):
     """A metric that does not exist or cannot be had here; the message says why."""
 
 

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from baselines.errors import UserError
+
 INCEPTION = "inception_v3"
 SMALL = "small"
 INCEPTION_TAG = "inception_v3.tv_in1k"
@@ -31,7 +33,7 @@ class InceptionTrunk(nn.Module):
     def __init__(self, input_size: int, pretrained: bool, weights_file: Path | None) -> None:
         super().__init__()
         if input_size < 75:
-            raise ValueError(f"{INCEPTION} needs input_size of at least 75, got {input_size}")
+            raise UserError(f"{INCEPTION} needs input_size of at least 75, got {input_size}")
         grid = _valid(input_size, 3, 2)  # 1a
         grid = _valid(_valid(grid, 3, 1), 3, 2)  # 2a, pool (2b keeps the grid)
         grid = _valid(_valid(grid, 3, 1), 3, 2)  # 4a, pool
@@ -104,7 +106,7 @@ class SmallTrunk(nn.Module):
         super().__init__()
         halvings = (input_size // SMALL_REGIONS).bit_length() - 1
         if input_size != SMALL_REGIONS * 2**halvings or halvings < 2:
-            raise ValueError(
+            raise UserError(
                 f"the {SMALL!r} trunk needs input_size 32, 64, 128, ..., got {input_size}"
             )
         stem = [_small_block(3, 32, 1 if halvings == 2 else 2)]
@@ -134,15 +136,15 @@ def make_trunk(
     """
     path = None if weights_file is None else Path(weights_file)
     if path is not None and not path.is_file():
-        raise ValueError(f"no file of image encoder weights at {path}")
+        raise UserError(f"no file of image encoder weights at {path}")
     if name == SMALL:
         if pretrained or path is not None:
-            raise ValueError(f"the {SMALL!r} trunk has no pretrained weights; train it instead")
+            raise UserError(f"the {SMALL!r} trunk has no pretrained weights; train it instead")
         return SmallTrunk(input_size)
     if name == INCEPTION:
         return InceptionTrunk(input_size, pretrained, path)
     if not timm.is_model(name):
-        raise ValueError(
+        raise UserError(
             f"unknown image encoder trunk {name!r}: use {INCEPTION!r}, {SMALL!r} or a timm network "
             "with feature levels such as 'tf_efficientnet_lite0'"
         )
@@ -167,7 +169,7 @@ def _create(make: Callable[[bool], nn.Module], name: str, *, download: bool) -> 
     except OSError as error:
         config = timm.get_pretrained_cfg(INCEPTION_TAG if name == INCEPTION else name)
         wanted = Path(config.url or config.hf_hub_id or name).name
-        raise ValueError(
+        raise UserError(
             f"the pretrained weights of {name} could not be loaded ({type(error).__name__}). Fetch "
             f"{wanted} on a machine with a connection and give it as --image-weights FILE, or "
             "train the trunk from scratch"
@@ -185,4 +187,4 @@ def _load_inception(net: nn.Module, path: Path) -> None:
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{path.name} does not hold torchvision's Inception-v3: {error}") from None
+        raise UserError(f"{path.name} does not hold torchvision's Inception-v3: {error}") from None

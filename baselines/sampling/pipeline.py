@@ -13,6 +13,7 @@ from torch import Tensor
 
 from baselines.data.loader import seeded_generator
 from baselines.data.vocabulary import Vocabulary, tokenize
+from baselines.errors import UserError
 from baselines.networks.generator import GeneratorOutput
 from baselines.pictures.grids import to_picture
 from baselines.runs import GENERATOR, Run, load_run
@@ -20,7 +21,7 @@ from baselines.runs import GENERATOR, Run, load_run
 logger = logging.getLogger(__name__)
 
 
-class CaptionError(ValueError):
+class CaptionError(UserError):
     """Captions that nothing can be drawn from; the message quotes each."""
 
 
@@ -181,7 +182,7 @@ class Pipeline:
             ValueError: `samples` or `batch_size` below 1.
         """
         if samples < 1 or batch_size < 1:
-            raise ValueError(
+            raise UserError(
                 f"samples={samples}, batch_size={batch_size}: expected 1 or more of both"
             )
         # A generator function would check its arguments only when the first image is asked for.
@@ -312,7 +313,7 @@ def usable_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {name!r} does not exist here; use cpu, or auto") from error
+        raise UserError(f"device {name!r} does not exist here; use cpu, or auto") from error
     return device
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from baselines.data.vocabulary import tokenize
+from baselines.errors import UserError
 from baselines.pictures.sheet import Word
 from baselines.sampling.pipeline import Caption, Inputs
 
@@ -82,7 +83,7 @@ def _keys(words: list[str]) -> list[str]:
 
 def _places(steps: int) -> list[float]:
     if steps < 2:
-        raise ValueError(f"{steps} steps: an interpolation needs 2 or more, its two ends")
+        raise UserError(f"{steps} steps: an interpolation needs 2 or more, its two ends")
     return [step / (steps - 1) for step in range(steps)]
 
 

@@ -13,10 +13,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from baselines.errors import UserError
+
 CHECKPOINT = re.compile(r"checkpoint-(\d{9})\.pt")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """A checkpoint that cannot be read or does not belong to this run."""
 
 

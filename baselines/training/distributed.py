@@ -18,6 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
+from baselines.errors import UserError
+
 
 @dataclass(frozen=True)
 class World:
@@ -44,7 +46,7 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError(f"run.device={name}: no CUDA device here; use run.device=cpu")
+            raise UserError(f"run.device={name}: no CUDA device here; use run.device=cpu")
         device = torch.device("cuda", local_rank if device.index is None else device.index)
         torch.cuda.set_device(device)
     return device

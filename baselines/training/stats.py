@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from baselines.errors import UserError
 from baselines.training.checkpoint import write_atomic
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(UserError):
     """A logged term became NaN or infinite; the message names the term and the step."""
 
 
