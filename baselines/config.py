@@ -77,6 +77,7 @@ class ModelConfig:
     residual_blocks: int = 2
     single_image: bool = False
     legacy_mask: bool = False
+    discriminator_norm: str = ""
 
     @property
     def image_sizes(self) -> tuple[int, ...]:
@@ -104,7 +105,13 @@ class TermConfig:
 class RefineConfig:
     """The terms that ALR adds to a host: `terms` is "", "alr" or "alr,lvr"."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The terms by name."""
+        return tuple(name for name in self.terms.split(",") if name)
+
     terms: str = ""
+    source: str = "module"
     decode: str = "stage"
     gamma: float = 0.1
     mask: str = "soft"
@@ -125,6 +132,7 @@ class LossConfig:
     gamma2: float = 5.0
     gamma3: float = 10.0
     wrong: str = "derange"
+    bank: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,7 @@ class OptimConfig:
     beta2: float = 0.999
     ema: float = 0.999
     amp: str = "no"
+    decay: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,15 @@ from torch import Tensor, nn
 
 from baselines.cli import run_command
 from baselines.config import Config, EncoderConfig, ModelConfig, to_dict
-from baselines.conversion.keys import FLATTENED, ConversionError, original_names
-from baselines.conversion.recognise import build_like
+from baselines.conversion.recognise import build_like, original_names
 from baselines.data.originals import save_captions_pickle, vocabulary_from_captions_pickle
 from baselines.data.vocabulary import Vocabulary
+from baselines.hosts import preset
 from baselines.hosts.dmgan.fusion import DynamicMemory
-from baselines.hosts.models import preset
 from baselines.networks.discriminators import Discriminator
 from baselines.networks.encoders import ImageEncoder, TextEncoder
 from baselines.networks.generator import StackedGenerator
+from baselines.networks.originals import ConversionError
 from baselines.networks.trunks import UNUSED_INCEPTION_KEYS
 from baselines.runs import (
     CONFIG,
@@ -47,6 +47,8 @@ __all__ = ["ConversionError", "from_original", "to_original"]
 # The originals evaluate with longer captions than they train with (baselines_spec 8.3).
 EVALUATION_WORDS = {"cub": 25, "coco": 20}
 SHOWN = 12
+# A 1x1 convolution over words, which the originals write as a 2-d one.
+FLATTENED = "att.conv_context.weight"
 
 
 def from_original(state_dict: Mapping[str, Tensor]) -> nn.Module:

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from baselines.cli import (
     add_config_options,
@@ -29,8 +28,9 @@ from baselines.data import build_vocabulary
 from baselines.data.loader import Batch, evaluation_loader
 from baselines.data.source import Source
 from baselines.errors import UserError
-from baselines.hosts.models import build_image_encoder, build_text_encoder, preset
+from baselines.hosts import preset
 from baselines.metrics.retrieval import retrieval
+from baselines.networks.encoders import build_image_encoder, build_text_encoder
 from baselines.runs import (
     CONFIG,
     ENCODERS,
@@ -44,7 +44,7 @@ from baselines.training.checkpoint import load_torch
 from baselines.training.distributed import World, step_seed
 from baselines.training.loop import Phase, train
 from baselines.training.recorder import Hook
-from baselines.training.terms import Captions, damsm_terms
+from baselines.training.terms import Captions, PhaseLoss, Term, damsm_losses
 
 logger = logging.getLogger(__name__)
 LAST = "last.pt"
@@ -84,12 +84,13 @@ class DAMSMObjective:
             group["lr"] = self.config.encoder.lr * decay
         return batch
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Batch) -> PhaseLoss:
         """Word and sentence losses in both directions, unweighted."""
         text = self.text(batch.captions, batch.lengths_cpu)
         captions = Captions(text.sentence, text.words, batch.lengths, batch.class_ids)
-        terms = damsm_terms(self.image, batch.images, captions, self.config.loss, self.world)
-        return {"total": terms["damsm_words"] + terms["damsm_sentence"], **terms}
+        terms = damsm_losses(self.image(batch.images), captions, self.config.loss, self.world)
+        total = terms["damsm_words"] + terms["damsm_sentence"]
+        return PhaseLoss(total, [Term(name, value, 1.0) for name, value in terms.items()])
 
     def after(self, number: int) -> None:
         """Nothing to average."""

@@ -19,8 +19,13 @@ import torch
 
 from baselines.config import Config, ConfigError, EncoderConfig, from_dict, load_config, to_dict
 from baselines.data.vocabulary import Vocabulary
-from baselines.hosts.models import build_generator, build_image_encoder, build_text_encoder
-from baselines.networks.encoders import ImageEncoder, TextEncoder
+from baselines.hosts import build_generator
+from baselines.networks.encoders import (
+    ImageEncoder,
+    TextEncoder,
+    build_image_encoder,
+    build_text_encoder,
+)
 from baselines.networks.generator import StackedGenerator
 from baselines.training.checkpoint import (
     CheckpointError,

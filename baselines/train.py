@@ -23,8 +23,8 @@ from baselines.cli import (
 )
 from baselines.config import Config, ConfigError, save_config
 from baselines.data import open_source
-from baselines.hosts.models import PRESETS, build_discriminators, build_generator, preset
-from baselines.refinement.objective import RefinedObjective
+from baselines.hosts import HOSTS, find_host, preset
+from baselines.refinement import refinement_terms
 from baselines.runs import (
     CONFIG,
     ENCODERS,
@@ -40,7 +40,7 @@ from baselines.training import distributed
 from baselines.training.checkpoint import save_weights
 from baselines.training.distributed import World
 from baselines.training.loop import train
-from baselines.training.objective import StackedGANObjective
+from baselines.training.objective import GANObjective
 from baselines.training.preview import Preview
 from baselines.training.recorder import Hook
 
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m baselines.train", description=__doc__)
-    parser.add_argument("model", choices=sorted(PRESETS))
+    parser.add_argument("model", choices=list(HOSTS))
     parser.add_argument("--preset", default="scenes", help="cub, coco, scenes or demo")
     parser.add_argument("--refine", choices=["none", "alr", "alr,lvr"], help="ALR in any host")
     parser.add_argument("--encoders", type=Path, help="run directory of baselines.damsm")
@@ -134,17 +134,20 @@ def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) 
         logger.info("%d steps, %d images: %s", progress.step, progress.images, run_dir)
 
 
-def build_objective(config: Config, encoders: Encoders, world: World) -> StackedGANObjective:
+def build_objective(config: Config, encoders: Encoders, world: World) -> GANObjective:
     """Networks initialised from `run.seed`, the same on every rank."""
     torch.manual_seed(config.run.seed)
-    kind = RefinedObjective if config.refine.terms else StackedGANObjective
-    objective = kind(
+    host = find_host(config.model.name)
+    generator, discriminators = host.generator(config), host.discriminators(config)
+    stages = host.stages(config, generator) if config.refine.terms else ()
+    objective = host.objective(
         config,
-        build_generator(config),
-        build_discriminators(config),
+        generator,
+        discriminators,
         encoders.text,
         encoders.image,
         world,
+        extra_terms=refinement_terms(config, stages, encoders.image, world),
     )
     for network in objective.networks.values():
         distributed.broadcast(network, world)
@@ -155,7 +158,7 @@ def prepare(
     run_dir: Path,
     config: Config,
     encoders: Encoders,
-    objective: StackedGANObjective,
+    objective: GANObjective,
     *,
     fresh: bool,
 ) -> None:
@@ -169,7 +172,7 @@ def prepare(
 
 
 def build_hooks(
-    config: Config, run_dir: Path, encoders: Encoders, objective: StackedGANObjective
+    config: Config, run_dir: Path, encoders: Encoders, objective: GANObjective
 ) -> list[Hook]:
     """Draw a grid now and then; keep the averaged generator beside every checkpoint."""
     preview = Preview(

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from baselines.config import EncoderConfig
 from baselines.networks.trunks import SMALL, make_trunk
 
 
@@ -147,3 +148,31 @@ class ImageEncoder(nn.Module):
             images = F.interpolate(images, size, mode="bilinear", align_corners=True)
         regions, pooled = self.trunk(images)
         return ImageFeatures(self.region_head(regions), self.code_head(pooled))
+
+
+def build_text_encoder(encoder: EncoderConfig, vocabulary_size: int) -> TextEncoder:
+    """The bidirectional LSTM over a vocabulary (as AttnGAN's `RNN_ENCODER`)."""
+    return TextEncoder(
+        vocabulary_size,
+        embedding_dim=encoder.embedding_dim,
+        token_dim=encoder.token_dim,
+        dropout=encoder.dropout,
+    )
+
+
+def build_image_encoder(
+    encoder: EncoderConfig, *, fetch: bool = False, weights_file: Path | None = None
+) -> ImageEncoder:
+    """The image half of DAMSM.
+
+    With `fetch`, its trunk starts from `weights_file`, or from the usual download where
+    `encoder.pretrained` asks for it; otherwise its weights are about to be loaded.
+    """
+    return ImageEncoder(
+        embedding_dim=encoder.embedding_dim,
+        trunk=encoder.trunk,
+        pretrained=fetch and encoder.pretrained and weights_file is None,
+        input_size=encoder.input_size,
+        weights_file=weights_file if fetch else None,
+        train_trunk=encoder.train_trunk,
+    )

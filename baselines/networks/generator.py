@@ -7,33 +7,15 @@ module, made by the factory that the generator is given.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from baselines.networks.blocks import Residual, conv3, up
+from baselines.networks.contracts import GeneratorOutput, Text
 from baselines.networks.initialisation import initialise
 
-Fusion = Callable[[int, int], nn.Module]
 FIRST_GRID = 4
-
-
-class GeneratorOutput(NamedTuple):
-    """What a generator returns.
-
-    images: per stage (B, 3, S, S) in [-1, 1], smallest first; with `single_image` only the last.
-    features: per stage (B, g, S, S), what the image is painted from.
-    layouts: per refinement stage (B, T, S, S) at the grid of the stage's input; each region's
-        distribution over the words.
-    mu, logvar: (B, C) each, of the conditioning augmentation.
-    """
-
-    images: tuple[Tensor, ...]
-    features: tuple[Tensor, ...]
-    layouts: tuple[Tensor, ...]
-    mu: Tensor
-    logvar: Tensor
 
 
 class ConditioningAugmentation(nn.Module):
@@ -84,8 +66,7 @@ class InitialStage(nn.Module):
 class RefinementStage(nn.Module):
     """Words into features, residual blocks, doubled grid (baselines_spec 4.4 and 4.5).
 
-    `fusion.forward(features, words, lengths)` returns (B, 2g, H, W) fused features and the
-    (B, T, H, W) layout.
+    `fusion` is a module that keeps the contract of `contracts.Fusion`.
     """
 
     def __init__(self, fusion: nn.Module, feature_dim: int, residual_blocks: int) -> None:
@@ -94,9 +75,9 @@ class RefinementStage(nn.Module):
         self.residual = nn.Sequential(*(Residual(2 * feature_dim) for _ in range(residual_blocks)))
         self.upsample = up(2 * feature_dim, feature_dim)
 
-    def forward(self, features: Tensor, words: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, g, H, W), (B, E, T), (B,) -> features (B, g, 2H, 2W), layout (B, T, H, W)."""
-        fused, layout = self.fusion(features, words, lengths)
+    def forward(self, features: Tensor, text: Text) -> tuple[Tensor, Tensor | None]:
+        """(B, g, H, W) -> features (B, g, 2H, 2W), layout (B, T, H, W), None without words."""
+        fused, layout = self.fusion(features, text)
         return self.upsample(self.residual(fused)), layout
 
 
@@ -132,7 +113,7 @@ class StackedGenerator(nn.Module):
         self,
         *,
         feature_dim: int,
-        fusion: Fusion,
+        fusion: Callable[[int, int], nn.Module],
         embedding_dim: int = 256,
         condition_dim: int = 100,
         noise_dim: int = 100,
@@ -200,11 +181,12 @@ class StackedGenerator(nn.Module):
             eps = torch.randn_like(mu)
         self._check("eps", eps, self.condition_dim, len(sentence))
         features = [self.initial(mu + eps * torch.exp(0.5 * logvar), noise)]
-        layouts = []
+        text, layouts = Text(words, lengths, sentence), []
         for stage in self.stages:
-            refined, layout = stage(features[-1], words, lengths)
+            refined, layout = stage(features[-1], text)
             features.append(refined)
-            layouts.append(layout)
+            if layout is not None:
+                layouts.append(layout)
         painted = features[-1:] if self.single_image else features
         images = tuple(head(h) for head, h in zip(self.heads, painted, strict=True))
         return GeneratorOutput(images, tuple(features), tuple(layouts), mu, logvar)

@@ -247,11 +247,13 @@ def overlay_sheet(
     sheet.save(path)
 
 
-def curves(stats: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Every term of `stats.jsonl` against the step, one panel per group.
+def curves(
+    stats: Sequence[Mapping[str, Any]], path: Path, panels: Mapping[str, str] | None = None
+) -> None:
+    """Every term of `stats.jsonl` against the step, those of one panel together.
 
-    A group is what stands before the last "/" of a name; logits and gradient norms, which are of
-    another scale than losses, have panels of their own.
+    `panels` gives the panel of a term by name; any other is drawn with those that share what
+    stands before the last "/" of its name.
 
     Raises:
         ValueError: no line holds a number besides step and images.
@@ -261,7 +263,10 @@ def curves(stats: Sequence[Mapping[str, Any]], path: Path) -> None:
         for name, value in line.items():
             if name in ("step", "images") or not isinstance(value, int | float):
                 continue
-            panel, term = _panel(name)
+            group, _, term = name.rpartition("/")
+            panel = (panels or {}).get(name) or group or name
+            # Where every panel is of one phase, its name would only be repeated.
+            term = term if panel.startswith(group) and group else name
             points = groups.setdefault(panel, {}).setdefault(term, [])
             points.append((line["step"], value))
     if not groups:
@@ -287,15 +292,6 @@ def curves(stats: Sequence[Mapping[str, Any]], path: Path) -> None:
             axes.legend(fontsize=6.5, ncols=1 + len(terms) // 8, framealpha=0.6)
         axes.set_xlabel("step", fontsize=8)
     save_figure(figure, path)
-
-
-def _panel(name: str) -> tuple[str, str]:
-    group, _, term = name.rpartition("/")
-    if term == "gradient_norm":
-        return "gradient norms", group
-    if term.startswith("logit"):
-        return f"{group} logits", term.removeprefix("logit_")
-    return group or name, term
 
 
 def _pixels(image: Tensor) -> np.ndarray:

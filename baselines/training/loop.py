@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import Parameter
 
 from baselines.config import Config, to_dict
@@ -18,19 +18,20 @@ from baselines.data.loader import Batch
 from baselines.training.checkpoint import rng_state, save_checkpoint, set_rng_state
 from baselines.training.distributed import World, any_rank, average_gradients
 from baselines.training.recorder import Hook, Progress, Recorder
+from baselines.training.terms import PhaseLoss, Term
 
 
 @dataclass(frozen=True)
 class Phase:
     """One optimiser's part of a step.
 
-    `loss(step)` returns named scalars; "total" is back-propagated, all are logged as
+    `loss(step)` returns the total that is back-propagated and the terms that are logged as
     `name/term`. Only this phase's parameters require gradients while it runs.
     """
 
     name: str
     optimizer: torch.optim.Optimizer
-    loss: Callable[[Any], Mapping[str, Tensor]]
+    loss: Callable[[Any], PhaseLoss]
     clip: float = 0.0
     clipped: Sequence[Parameter] = ()
 
@@ -149,14 +150,14 @@ def run_phase(
     step: Any,
     scaler: torch.amp.GradScaler,
     world: World,
-) -> dict[str, Tensor]:
+) -> list[Term]:
     """One optimiser's step: loss, backward, gradients averaged over ranks, update."""
     for other in phases:
         for parameter in other.parameters:
             parameter.requires_grad_(other is phase)
     phase.optimizer.zero_grad(set_to_none=True)
-    terms = phase.loss(step)
-    scaler.scale(terms["total"]).backward()
+    loss = phase.loss(step)
+    scaler.scale(loss.total).backward()
     for other in phases:
         for parameter in other.parameters:
             parameter.requires_grad_(True)
@@ -167,9 +168,10 @@ def run_phase(
     gradients = [p.grad for p in phase.parameters if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
     scaler.step(phase.optimizer)
-    logged = {f"{phase.name}/{name}": value.detach() for name, value in terms.items()}
-    # Under fp16 an overflowing gradient is ordinary: the scaler skips that step.
-    return logged if scaler.is_enabled() else logged | {f"{phase.name}/gradient_norm": norm}
+    logged = loss.logged(phase.name)
+    if not scaler.is_enabled():  # under fp16 an overflowing gradient is ordinary: a skipped step
+        logged.append(Term(f"{phase.name}/gradient_norm", norm, None, "gradient norms"))
+    return logged
 
 
 @contextmanager

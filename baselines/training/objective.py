@@ -1,8 +1,14 @@
-"""The D and G steps that AttnGAN, DM-GAN and ALR-GAN share (E13-E16; baselines_spec 6 and 8.2)."""
+"""What a GAN's training step is: one draw, the discriminators' losses, the generator's (E13-E16).
+
+`GANObjective` is what all hosts share; a host adds its losses by overriding two methods, and what
+comes on top of any host (layout refinement) is handed over as `ExtraTerms`.
+"""
 
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,12 +18,20 @@ from torch import Tensor, nn
 from baselines import losses
 from baselines.config import Config
 from baselines.data.loader import Batch, pyramid
+from baselines.networks.contracts import GeneratorInputs, GeneratorOutput, Text
 from baselines.networks.discriminators import Discriminator
-from baselines.networks.encoders import ImageEncoder, TextEncoder
-from baselines.networks.generator import GeneratorOutput, StackedGenerator
+from baselines.networks.encoders import ImageEncoder, ImageFeatures, TextEncoder
 from baselines.training.distributed import World, gather, step_seed
 from baselines.training.loop import Phase
-from baselines.training.terms import Captions, damsm_terms
+from baselines.training.terms import (
+    CaptionBank,
+    Captions,
+    ExtraTerms,
+    PhaseLoss,
+    Term,
+    damsm_losses,
+    weighted_sum,
+)
 
 
 @dataclass
@@ -25,10 +39,18 @@ class Step:
     """What the phases of one training step share."""
 
     number: int
-    real: tuple[Tensor, ...]  # the real images of every stage, smallest first
+    real: tuple[Tensor, ...]  # the real images in every size of the generator, smallest first
     fake: GeneratorOutput
+    inputs: GeneratorInputs
     captions: Captions
     mismatched: Tensor | str  # sentences that do not describe the images, or "shift"
+    _image_features: ImageFeatures | None = None
+
+    def image_features(self, encoder: ImageEncoder) -> ImageFeatures:
+        """What the frozen image encoder sees in the last image; several terms look at it."""
+        if self._image_features is None:
+            self._image_features = encoder(self.fake.images[-1])
+        return self._image_features
 
 
 class AveragedNetwork:
@@ -56,22 +78,27 @@ class AveragedNetwork:
             averages[name].copy_(current[name])
 
 
-class StackedGANObjective:
-    """A multi-stage text-to-image GAN against one discriminator per stage.
+class GANObjective(ABC):
+    """A text-to-image GAN: one draw per step, every discriminator, then the generator.
 
-    Networks of the checkpoint: `generator`, `discriminators`, `average` (EMA). The encoders
-    are frozen and live in the run directory. A subclass adds terms to the generator's loss by
-    overriding `generator_terms`.
+    Networks of the checkpoint: `generator`, `discriminators`, `average` (EMA), and those of the
+    extra terms. The encoders are frozen and live in the run directory.
+
+    A host overrides `discriminator_phases` and `host_terms`. Terms that go with any host come as
+    `extra_terms`: they are handed the host's loss, join the generator's total, and their networks
+    are trained by the generator's optimiser.
     """
 
     def __init__(
         self,
         config: Config,
-        generator: StackedGenerator,
+        generator: nn.Module,
         discriminators: nn.ModuleList,
         text_encoder: TextEncoder,
         image_encoder: ImageEncoder,
         world: World,
+        *,
+        extra_terms: Sequence[ExtraTerms] = (),
     ) -> None:
         self.config, self.world = config, world
         self.net = generator.to(world.device).train()
@@ -79,26 +106,34 @@ class StackedGANObjective:
         self.text_encoder = text_encoder.to(world.device).eval().requires_grad_(False)
         self.image_encoder = image_encoder.to(world.device).eval().requires_grad_(False)
         self.average = AveragedNetwork(self.net, config.optim.ema)
+        self.extra_terms = tuple(extra_terms)
         self.networks: dict[str, nn.Module] = {
             "generator": self.net,
             "discriminators": self.discriminators,
             "average": self.average.network,
         }
-        self.generator = torch.Generator(world.device)
-        discriminator_phases = [
-            Phase(
-                f"D{size}",
-                self._adam(network, config.optim.d_lr),
-                partial(self.discriminator_terms, stage),
-            )
-            for stage, (size, network) in enumerate(
-                zip(config.model.image_sizes, self.discriminators, strict=True)
-            )
+        self.rng = torch.Generator(world.device)
+        optimizer = self.adam(self.net, config.optim.g_lr)
+        for extra in self.extra_terms:
+            self.networks |= extra.networks
+            trained = [p for network in extra.networks.values() for p in network.parameters()]
+            if trained:
+                optimizer.add_param_group({"params": trained})
+        self.phases = [*self.discriminator_phases(), Phase("G", optimizer, self.generator_loss)]
+        self.rates = [
+            group["lr"] for phase in self.phases for group in phase.optimizer.param_groups
         ]
-        generator_phase = Phase("G", self._adam(self.net, config.optim.g_lr), self.generator_loss)
-        self.phases = [*discriminator_phases, generator_phase]
 
-    def _adam(self, module: nn.Module, lr: float) -> torch.optim.Adam:
+    @abstractmethod
+    def discriminator_phases(self) -> list[Phase]:
+        """The phases before the generator's, in order."""
+
+    @abstractmethod
+    def host_terms(self, step: Step) -> list[Term]:
+        """The terms of the host's own generator loss, weights beside them."""
+
+    def adam(self, module: nn.Module, lr: float) -> torch.optim.Adam:
+        """An optimiser of the host's kind for `module`."""
         optim = self.config.optim
         return torch.optim.Adam(module.parameters(), lr=lr, betas=(optim.beta1, optim.beta2))
 
@@ -111,30 +146,42 @@ class StackedGANObjective:
     def begin(self, batch: Batch, number: int) -> Step:
         """Encode the captions and draw the images that all phases of this step look at."""
         # Seeded by step and rank, so that a resumed run draws what an uninterrupted one would.
-        self.generator.manual_seed(step_seed(self.config.run.seed, number, self.world.rank))
+        self.rng.manual_seed(step_seed(self.config.run.seed, number, self.world.rank))
+        self._set_rates(number)
         with torch.no_grad():
             text = self.text_encoder(batch.captions, batch.lengths_cpu)
             mismatched = self.mismatched_sentences(text.sentence, batch.class_ids, number)
+        inputs = GeneratorInputs(
+            self.noise(len(batch), self.config.model.noise_dim),
+            Text(text.words, batch.lengths, text.sentence),
+            self.noise(len(batch), self.config.model.condition_dim),
+        )
         with self.autocast():
-            fake = self.net(
-                self.noise(len(batch.captions)),
-                text.sentence,
-                text.words,
-                batch.lengths,
-                eps=self.noise(len(batch.captions), self.config.model.condition_dim),
-            )
+            fake = self.net(inputs.noise, text.sentence, text.words, batch.lengths, eps=inputs.eps)
         return Step(
             number=number,
             real=pyramid(batch.images, self.config.model.image_sizes),
             fake=fake,
+            inputs=inputs,
             captions=Captions(text.sentence, text.words, batch.lengths, batch.class_ids),
             mismatched=mismatched,
         )
 
-    def noise(self, batch_size: int, width: int | None = None) -> Tensor:
-        """Standard normal noise (B, width) from the objective's own generator."""
-        shape = (batch_size, self.config.model.noise_dim if width is None else width)
-        return torch.randn(shape, generator=self.generator, device=self.world.device)
+    def _set_rates(self, number: int) -> None:
+        """Let all learning rates fall to 2 % over the last `optim.decay` of the run, linearly."""
+        decay = self.config.optim.decay
+        if not decay:
+            return
+        images = (number - 1) * self.config.optim.batch_size * self.world.size
+        left = max(0.0, 1 - images / self.config.optim.images)
+        factor = max(0.02, min(1.0, left / decay))
+        groups = (group for phase in self.phases for group in phase.optimizer.param_groups)
+        for group, rate in zip(groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+
+    def noise(self, batch_size: int, width: int) -> Tensor:
+        """Standard normal noise (B, width) from the objective's own random stream."""
+        return torch.randn((batch_size, width), generator=self.rng, device=self.world.device)
 
     def mismatched_sentences(
         self, sentence: Tensor, class_ids: Tensor, number: int
@@ -150,58 +197,112 @@ class StackedGANObjective:
         rows = order[self.world.rank * len(sentence) :][: len(sentence)]
         return everyone[rows]
 
-    def discriminator_terms(self, stage: int, step: Step) -> dict[str, Tensor]:
+    def generator_loss(self, step: Step) -> PhaseLoss:
+        """E15: the host's terms, then the extra ones."""
+        with self.autocast():
+            terms = self.host_terms(step)
+            total = host = weighted_sum(terms)
+            added: list[Term] = []
+            for extra in self.extra_terms:
+                added += extra.terms(step, host)
+            for term in added:
+                if term.weight is not None:
+                    total = total + term.weight * term.value
+        # A term held at a share of the gradient may be large in value: log the host's sum as well.
+        return PhaseLoss(total, [Term("host", host, None, in_bar=True), *terms, *added])
+
+    def real_layouts(self, images: Tensor, text: Text) -> tuple[Tensor, ...]:
+        """Θ* of real images (B, 3, S, S) of the largest size; empty without layout refinement."""
+        reduced = pyramid(images, self.config.model.image_sizes)
+        return tuple(
+            layout for extra in self.extra_terms for layout in extra.real_layouts(reduced, text)
+        )
+
+    def after(self, number: int) -> None:
+        """Update the moving average."""
+        self.average.update(self.net, number)
+
+
+class StackedGANObjective(GANObjective):
+    """A multi-stage GAN against one discriminator per stage, with DAMSM: AttnGAN's family."""
+
+    def __init__(
+        self,
+        config: Config,
+        generator: nn.Module,
+        discriminators: nn.ModuleList,
+        text_encoder: TextEncoder,
+        image_encoder: ImageEncoder,
+        world: World,
+        *,
+        extra_terms: Sequence[ExtraTerms] = (),
+    ) -> None:
+        super().__init__(
+            config,
+            generator,
+            discriminators,
+            text_encoder,
+            image_encoder,
+            world,
+            extra_terms=extra_terms,
+        )
+        self.bank: CaptionBank | None = None
+        if config.loss.bank:
+            bank = CaptionBank(config.loss.bank, config.encoder.embedding_dim)
+            self.bank = bank.to(world.device)
+            self.networks["bank"] = self.bank
+
+    def discriminator_phases(self) -> list[Phase]:
+        """One per image size."""
+        sizes = zip(self.config.model.image_sizes, self.discriminators, strict=True)
+        return [
+            Phase(
+                f"D{size}",
+                self.adam(network, self.config.optim.d_lr),
+                partial(self.discriminator_loss, stage),
+            )
+            for stage, (size, network) in enumerate(sizes)
+        ]
+
+    def discriminator_loss(self, stage: int, step: Step) -> PhaseLoss:
         """E14 for one stage, on detached fakes."""
         with self.autocast():
-            return losses.discriminator_terms(
+            terms = losses.discriminator_terms(
                 self._discriminator(stage),
                 step.real[stage],
                 step.fake.images[stage].detach(),
                 step.captions.sentence,
                 wrong=step.mismatched,
             )
+        size = self.config.model.image_sizes[stage]
+        return PhaseLoss(
+            terms.pop("total"),
+            [
+                Term(name, value, None, f"D{size} logits" if name.startswith("logit_") else "")
+                for name, value in terms.items()
+            ],
+        )
 
     def _discriminator(self, stage: int) -> Discriminator:
         network = self.discriminators[stage]
         assert isinstance(network, Discriminator)
         return network
 
-    def generator_loss(self, step: Step) -> dict[str, Tensor]:
-        """E15: the host's terms, then whatever `generator_terms` adds."""
-        with self.autocast():
-            terms = self.host_terms(step)
-            weights = {"damsm_words": self.config.loss.damsm, "kl": self.config.loss.kl}
-            weights["damsm_sentence"] = self.config.loss.damsm
-            host = torch.stack(
-                [weights.get(name, 1.0) * term for name, term in terms.items()]
-            ).sum()
-            total, added = self.generator_terms(step, host)
-        # A term held at a share of the gradient may be large in value: log the host's sum as well.
-        return {"total": total, "host": host, **terms, **added}
-
-    def host_terms(self, step: Step) -> dict[str, Tensor]:
-        """The unweighted terms of the host: adversarial per stage, DAMSM on the last image, KL."""
-        terms = {
-            f"adversarial_{size}": losses.generator_loss(
-                self._discriminator(stage), step.fake.images[stage], step.captions.sentence
+    def host_terms(self, step: Step) -> list[Term]:
+        """Adversarial per stage, DAMSM on the last image, KL."""
+        loss = self.config.loss
+        terms = [
+            Term(
+                f"adversarial_{size}",
+                losses.generator_loss(
+                    self._discriminator(stage), step.fake.images[stage], step.captions.sentence
+                ),
+                1.0,
             )
             for stage, size in enumerate(self.config.model.image_sizes)
-        }
-        if self.config.loss.damsm:
-            terms |= damsm_terms(
-                self.image_encoder,
-                step.fake.images[-1],
-                step.captions,
-                self.config.loss,
-                self.world,
-            )
-        terms["kl"] = losses.kl_loss(step.fake.mu, step.fake.logvar)
-        return terms
-
-    def generator_terms(self, step: Step, host: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The whole loss of the generator and further values for the log; the host's alone here."""
-        return host, {}
-
-    def after(self, number: int) -> None:
-        """Update the moving average."""
-        self.average.update(self.net, number)
+        ]
+        if loss.damsm:
+            seen = step.image_features(self.image_encoder)
+            matching = damsm_losses(seen, step.captions, loss, self.world, self.bank)
+            terms += [Term(name, value, loss.damsm) for name, value in matching.items()]
+        return [*terms, Term("kl", losses.kl_loss(step.fake.mu, step.fake.logvar), loss.kl)]

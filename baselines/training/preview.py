@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from baselines.config import Config
-from baselines.data.loader import Batch, Collate, Item, pyramid
+from baselines.data.loader import Batch, Collate, Item
 from baselines.data.source import Source
 from baselines.data.vocabulary import Vocabulary
+from baselines.networks.contracts import Text
 from baselines.pictures import grids as pictures
-from baselines.refinement.objective import RefinedObjective
-from baselines.training.objective import StackedGANObjective
-from baselines.training.stats import read_stats
+from baselines.training.objective import GANObjective
+from baselines.training.stats import read_panels, read_stats
 
 COUNT = 8
 OVERLAYS = 2
@@ -33,7 +33,7 @@ class Preview:
         run_dir: Path,
         vocabulary: Vocabulary,
         source: Source,
-        objective: StackedGANObjective,
+        objective: GANObjective,
     ) -> None:
         self.config, self.run_dir, self.objective = config, run_dir, objective
         self.vocabulary = vocabulary
@@ -64,12 +64,14 @@ class Preview:
             ),
             "sample grid",
         )
-        real_layouts = self._real_layouts(text.words)
+        real_layouts = self.objective.real_layouts(
+            self.batch.images, Text(text.words, lengths, text.sentence)
+        )
         for row in range(min(OVERLAYS, len(self.batch) if drawn.layouts else 0)):
             rows = [
                 pictures.OverlayRow(label, image[row].cpu(), layout[row].cpu())
                 for label, image, layout in (
-                    *[(f"real Θ* {s}", self.batch.images, x) for s, x in real_layouts],
+                    *[(f"real Θ* {x.shape[-1]}", self.batch.images, x) for x in real_layouts],
                     *[(f"drawn Θ {x.shape[-1]}", drawn.images[-1], x) for x in drawn.layouts],
                 )
             ]
@@ -83,24 +85,16 @@ class Preview:
         stats = read_stats(self.run_dir / "stats.jsonl")
         if stats:
             pictures.attempt(
-                lambda: pictures.curves(stats, self.run_dir / "curves.png"), "loss curves"
+                lambda: pictures.curves(
+                    stats, self.run_dir / "curves.png", read_panels(self.run_dir)
+                ),
+                "loss curves",
             )
         return {}
 
     def _words(self, row: int) -> list[str]:
         ids = self.batch.captions[row, : int(self.batch.lengths_cpu[row])]
         return self.vocabulary.decode(ids.tolist())
-
-    def _real_layouts(self, words: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
-        if not isinstance(self.objective, RefinedObjective):
-            return []
-        sizes = pyramid(self.batch.images, self.config.model.image_sizes)
-        layouts = []
-        for stage, refinement in enumerate(self.objective.refinements, start=1):
-            images = self.objective.real_images(sizes, stage)
-            layout = refinement.real_branch(images, words, self.batch.lengths)[1]
-            layouts.append((layout.shape[-1], layout))
-        return layouts
 
 
 def fixed_batch(source: Source, vocabulary: Vocabulary, config: Config) -> Batch:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
 from tqdm import tqdm
 
 from baselines.config import Config
 from baselines.training.distributed import World
 from baselines.training.stats import Means, StatsWriter
+from baselines.training.terms import Term
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Recorder:
     ) -> None:
         self.settings, self.world, self.hooks, self.save = config.run, world, hooks, save
         self.means = Means()
+        self.panels: dict[str, str] = {}
+        self.in_bar: dict[str, None] = {}  # a set in order
         self.stats = None
         if world.is_main:
             self.stats = StatsWriter(
@@ -65,9 +67,11 @@ class Recorder:
         )
         self.flushed, self.clock = progress, time.perf_counter()
 
-    def add(self, step: int, terms: Mapping[str, Tensor]) -> None:
+    def add(self, step: int, terms: Sequence[Term]) -> None:
         """Add the terms of one phase."""
-        self.means.add(step, terms)
+        self.means.add(step, {term.name: term.value for term in terms})
+        self.panels |= {term.name: term.panel for term in terms if term.name not in self.panels}
+        self.in_bar |= {term.name: None for term in terms if term.in_bar}
 
     def step_done(self, progress: Progress, *, last: bool) -> None:
         """Do what is due after a step; everything that is, if it is the last.
@@ -107,14 +111,12 @@ class Recorder:
             self.stats.write(
                 progress.step, {"images": progress.images, "images_per_second": rate, **means}
             )
-            self.bar.set_postfix_str(summary(means))
+            self.stats.describe(self.panels)
+            shown = {name: means[name] for name in self.in_bar if name in means}
+            self.bar.set_postfix_str(summary(shown))
 
 
 def summary(values: Mapping[str, float]) -> str:
-    """The total of every phase, of the host alone for G, short enough for the progress bar."""
-    shown = {}
-    for kind in ("total", "host"):
-        ending = f"/{kind}"
-        named = {name: value for name, value in values.items() if name.endswith(ending)}
-        shown |= {name.removesuffix(ending): value for name, value in named.items()}
+    """Values by the name of their phase, short enough for the bar: the last of each phase."""
+    shown = {name.split("/")[0]: value for name, value in values.items()}
     return " ".join(f"{phase}={value:.2f}" for phase, value in shown.items())

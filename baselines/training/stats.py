@@ -13,6 +13,8 @@ from torch import Tensor
 from baselines.errors import UserError
 from baselines.training.checkpoint import write_atomic
 
+PANELS = "panels.json"
+
 
 class NonFiniteError(UserError):
     """A logged term became NaN or infinite; the message names the term and the step."""
@@ -87,6 +89,7 @@ class StatsWriter:
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_atomic(self.path, lambda file: file.write(text.encode()))
         self._board = _tensorboard(run_dir, resume_step) if tensorboard else None
+        self._panels: dict[str, str] = {}
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line: the step and `values`."""
@@ -96,6 +99,13 @@ class StatsWriter:
             for name, value in values.items():
                 if isinstance(value, int | float):
                     self._board.add_scalar(name, value, step)
+
+    def describe(self, panels: Mapping[str, str]) -> None:
+        """Keep beside the log which values are drawn together, by name, where that has changed."""
+        if panels != self._panels:
+            self._panels = dict(panels)
+            text = json.dumps(self._panels, indent=1) + "\n"
+            write_atomic(self.path.with_name(PANELS), lambda file: file.write(text.encode()))
 
     def close(self) -> None:
         """Flush TensorBoard's file."""
@@ -109,6 +119,12 @@ def read_stats(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
+
+
+def read_panels(run_dir: Path) -> dict[str, str]:
+    """Which values of the log are drawn together, by name; empty for runs of old."""
+    path = run_dir / PANELS
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _tensorboard(run_dir: Path, purge_step: int) -> Any:

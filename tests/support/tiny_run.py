@@ -15,7 +15,8 @@ from baselines.config import (
 )
 from baselines.data import Vocabulary
 from baselines.data.scenes import Scenes
-from baselines.hosts import models
+from baselines.hosts import build_generator
+from baselines.networks.encoders import build_image_encoder, build_text_encoder
 from baselines.networks.generator import StackedGenerator
 from baselines.training.checkpoint import save_weights
 
@@ -54,12 +55,12 @@ def make_tiny_run(path: Path, model: str = "attngan", **model_settings: object) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         encoders = runs.Encoders(
-            models.build_text_encoder(config.encoder, len(vocabulary)),
-            models.build_image_encoder(config.encoder),
+            build_text_encoder(config.encoder, len(vocabulary)),
+            build_image_encoder(config.encoder),
             vocabulary,
             config.encoder,
         )
-        generator = models.build_generator(config)
+        generator = build_generator(config)
         _settle(generator, config)
     save_config(config, path / runs.CONFIG)
     vocabulary.save(path / runs.VOCABULARY)

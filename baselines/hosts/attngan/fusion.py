@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from alr_layers import ALRModule
+from baselines.networks.contracts import Text
 from baselines.networks.masking import mask_scores
 
 
@@ -22,19 +23,19 @@ class WordAttention(nn.Module):
         self.legacy_mask = False
         self.alr = ALRModule(feature_dim, word_dim)
 
-    def forward(self, features: Tensor, words: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, g, H, W), (B, E, T), (B,) -> fused (B, 2g, H, W), layout (B, T, H, W)."""
+    def forward(self, features: Tensor, text: Text) -> tuple[Tensor, Tensor]:
+        """(B, g, H, W) -> fused (B, 2g, H, W), layout (B, T, H, W)."""
         if self.legacy_mask:
-            context, layout = self._legacy(features, words, lengths)
+            context, layout = self._legacy(features, text.words, text.lengths)
         else:
-            context, layout = self.alr(features, words, lengths)
+            context, layout = self.alr(features, text.words, text.lengths)
         return torch.cat((features, context), dim=1), layout
 
-    def layout(self, features: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
+    def layout(self, features: Tensor, text: Text) -> Tensor:
         """Each region's distribution over the words, (B, T, H, W)."""
         if self.legacy_mask:
-            return self._legacy(features, words, lengths)[1]
-        return self.alr.layout(features, words, lengths)
+            return self._legacy(features, text.words, text.lengths)[1]
+        return self.alr.layout(features, text.words, text.lengths)
 
     def _legacy(self, features: Tensor, words: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         projected = self.alr.word_projection(words)

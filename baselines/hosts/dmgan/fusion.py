@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from baselines.networks.contracts import Text
 from baselines.networks.masking import mask_scores
 
 
@@ -29,13 +30,13 @@ class DynamicMemory(nn.Module):
         self.value = nn.Sequential(nn.Conv1d(memory_dim, feature_dim, 1), nn.ReLU())
         self.response_gate = nn.Conv2d(memory_dim, 1, 1)
 
-    def forward(self, features: Tensor, words: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, g, H, W), (B, E, T), (B,) -> fused (B, 2g, H, W), layout (B, T, H, W).
+    def forward(self, features: Tensor, text: Text) -> tuple[Tensor, Tensor]:
+        """(B, g, H, W) -> fused (B, 2g, H, W), layout (B, T, H, W).
 
         The fused features are the gated response twice, as in the original.
         """
-        memory = self._write(features, words)
-        layout = self._address(features, memory, lengths)
+        memory = self._write(features, text.words)
+        layout = self._address(features, memory, text.lengths)
         # The addressing is float32 under autocast; reading goes back to the features' precision.
         read = self.value(memory).to(features.dtype) @ layout.flatten(2).to(features.dtype)
         read = read.unflatten(2, features.shape[2:])
@@ -43,9 +44,9 @@ class DynamicMemory(nn.Module):
         response = (1 - gate) * features + gate * read
         return torch.cat((response, response), dim=1), layout
 
-    def layout(self, features: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
+    def layout(self, features: Tensor, text: Text) -> Tensor:
         """Each region's distribution over the words' slots, (B, T, H, W)."""
-        return self._address(features, self._write(features, words), lengths)
+        return self._address(features, self._write(features, text.words), text.lengths)
 
     def _write(self, features: Tensor, words: Tensor) -> Tensor:
         """The memory (B, 2g, T); the image enters as its detached mean."""

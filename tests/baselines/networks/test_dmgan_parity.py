@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from baselines import losses
-from baselines.conversion.keys import original_names
+from baselines.conversion.recognise import original_names
 from baselines.convert import from_original, to_original
 from baselines.hosts.dmgan.fusion import DynamicMemory
 from baselines.networks.discriminators import Discriminator

@@ -1,0 +1,42 @@
+"""AttnGAN's released networks: `G_NET` with `GlobalAttentionGeneral`, and its `D_NET`s."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from baselines.hosts.attngan.fusion import WordAttention
+from baselines.hosts.stacked_original import (
+    MEMORY_KEY,
+    SPECTRAL_KEY,
+    State,
+    discriminator_like,
+    discriminator_names,
+    generator_like,
+    generator_names,
+    is_discriminator,
+    is_generator,
+)
+from baselines.networks.discriminators import Discriminator
+from baselines.networks.generator import StackedGenerator
+
+NAMES = {"alr.word_projection.": "att.conv_context."}
+
+
+def read_original(state: State) -> nn.Module | None:
+    """The network that `state` belongs to, without values; None if it is not AttnGAN's."""
+    if is_generator(state) and MEMORY_KEY not in state:
+        return generator_like(state, WordAttention)
+    if is_discriminator(state) and SPECTRAL_KEY not in state:
+        return discriminator_like(state)
+    return None
+
+
+def original_names(module: nn.Module) -> dict[str, str] | None:
+    """The original's name of every entry of the state_dict; None if it has no such network."""
+    if isinstance(module, StackedGenerator):
+        fusions = [stage.fusion for stage in module.stages]
+        if all(isinstance(fusion, WordAttention) for fusion in fusions):
+            return generator_names(module, NAMES)
+    if isinstance(module, Discriminator) and module.norm == "batch":
+        return discriminator_names(module)
+    return None

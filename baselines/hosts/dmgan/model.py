@@ -1,0 +1,20 @@
+"""DM-GAN's networks from a configuration."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from baselines.config import Config
+from baselines.hosts.dmgan.fusion import DynamicMemory
+from baselines.hosts.stacked import stacked_discriminators, stacked_generator
+from baselines.networks.generator import StackedGenerator
+
+
+def generator(config: Config) -> StackedGenerator:
+    """The stacked generator with `DynamicMemory` in its refinement stages."""
+    return stacked_generator(config, DynamicMemory)
+
+
+def discriminators(config: Config) -> nn.ModuleList:
+    """One discriminator per image size, with spectral norm."""
+    return stacked_discriminators(config, "spectral")

@@ -1,0 +1,77 @@
+"""What a host is: one frozen value with everything that differs from host to host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from baselines.config import Config
+from baselines.networks.contracts import (
+    Fusion,
+    GeneratorInputs,
+    GeneratorOutput,
+    RefinableStage,
+    Text,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = [
+    "Fusion",
+    "GeneratorInputs",
+    "GeneratorOutput",
+    "Host",
+    "RefinableStage",
+    "Text",
+    "deferred",
+]
+
+
+def deferred(place: str) -> Callable[..., Any]:
+    """The function or class at "module:name", imported when it is first called.
+
+    So that a list of hosts, their presets and `--help` need not wait for torch.
+    """
+    module, _, name = place.partition(":")
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module(module), name)(*args, **kwargs)
+
+    call.__qualname__ = call.__name__ = name
+    return call
+
+
+STACKED = deferred("baselines.training.objective:StackedGANObjective")
+
+
+@dataclass(frozen=True)
+class Host:
+    """A text-to-image GAN that trains here, with and without layout refinement.
+
+    name: of its folder, and on the command line.
+    summary: one sentence for `--help` and README's table.
+    presets: configurations by name.
+    generator: config -> a module called as (noise, sentence, words, lengths, *, eps=None) that
+        returns a `GeneratorOutput` and has `legacy_mask`, `noise_dim`, `condition_dim`.
+    discriminators: config -> the networks that judge, in the order of their phases.
+    stages: config, generator -> the stages that layout refinement may refine, first to last.
+    objective: (config, generator, discriminators, text_encoder, image_encoder, world, *,
+        extra_terms) -> what a run optimises, see `training.objective.GANObjective`.
+    read_original: a state_dict of the original code -> our network without values, on the meta
+        device, or None if it is none of this host's; None: there is nothing to convert.
+    original_names: our network -> the original's name of every entry of its state_dict, or None if
+        it is none of this host's.
+    """
+
+    name: str
+    summary: str
+    presets: Mapping[str, Config]
+    generator: Callable[[Config], nn.Module]
+    discriminators: Callable[[Config], nn.ModuleList]
+    stages: Callable[[Config, nn.Module], Sequence[RefinableStage]]
+    objective: Callable[..., Any] = STACKED
+    read_original: Callable[[Mapping[str, Tensor]], nn.Module | None] | None = None
+    original_names: Callable[[nn.Module], dict[str, str] | None] | None = None
