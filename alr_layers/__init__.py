@@ -1,6 +1,7 @@
 """Adaptive layout refinement (ALR-GAN) as layers and losses for text-to-image GANs."""
 
 from alr_layers.alr import ALRLoss, ALRModule, LayoutOutput
+from alr_layers.balance import TermBalance
 from alr_layers.functional import (
     alr_loss,
     alr_residual,
@@ -24,6 +25,7 @@ __all__ = [
     "LayoutEncoder",
     "LayoutOutput",
     "LayoutRefinement",
+    "TermBalance",
     "alr_loss",
     "alr_residual",
     "explain",
