@@ -14,6 +14,7 @@ from alr_layers.functional import (
 from alr_layers.kernels.dispatch import FusedUnavailableError, explain, use_backend
 from alr_layers.lvr import LVRLoss
 from alr_layers.refinement import LayoutEncoder, LayoutRefinement
+from alr_layers.statistics import frozen_statistics
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "alr_loss",
     "alr_residual",
     "explain",
+    "frozen_statistics",
     "layout_mask",
     "perception_refinement_loss",
     "semantic_similarity",

@@ -24,7 +24,8 @@ LIBRARY = {
     "_gradients": set(),
     "_stages": set(),
     "balance": {"_checks", "_gradients", "_stages"},
-    "refinement": {"_checks", "alr", "lvr"},
+    "statistics": set(),
+    "refinement": {"_checks", "alr", "lvr", "statistics"},
 }
 FORBIDDEN_IN_LIBRARY = {"numpy", "torchvision", "einops", "timm", "scipy", "PIL"}
 

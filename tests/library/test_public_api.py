@@ -46,6 +46,7 @@ CALLABLES = {
     " backend=None)",
     "use_backend": "(backend)",
     "explain": "(op, *tensors)",
+    "frozen_statistics": "(module)",
 }
 MODULES = [
     "alr",
