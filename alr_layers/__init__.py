@@ -1,6 +1,7 @@
 """Adaptive layout refinement (ALR-GAN) as layers and losses for text-to-image GANs."""
 
 from alr_layers.alr import ALRLoss, ALRModule, LayoutOutput
+from alr_layers.balance import TermBalance
 from alr_layers.functional import (
     alr_loss,
     alr_residual,
@@ -13,6 +14,7 @@ from alr_layers.functional import (
 from alr_layers.kernels.dispatch import FusedUnavailableError, explain, use_backend
 from alr_layers.lvr import LVRLoss
 from alr_layers.refinement import LayoutEncoder, LayoutRefinement
+from alr_layers.statistics import frozen_statistics
 
 __version__ = "0.1.0"
 
@@ -24,9 +26,11 @@ __all__ = [
     "LayoutEncoder",
     "LayoutOutput",
     "LayoutRefinement",
+    "TermBalance",
     "alr_loss",
     "alr_residual",
     "explain",
+    "frozen_statistics",
     "layout_mask",
     "perception_refinement_loss",
     "semantic_similarity",

@@ -21,7 +21,11 @@ LIBRARY = {
     "functional": {"_checks", "kernels"},
     "alr": {"_checks", "functional", "kernels"},
     "lvr": {"_checks", "functional", "kernels"},
-    "refinement": {"_checks", "alr", "lvr"},
+    "_gradients": set(),
+    "_stages": set(),
+    "balance": {"_checks", "_gradients", "_stages"},
+    "statistics": set(),
+    "refinement": {"_checks", "alr", "lvr", "statistics"},
 }
 FORBIDDEN_IN_LIBRARY = {"numpy", "torchvision", "einops", "timm", "scipy", "PIL"}
 
@@ -67,6 +71,16 @@ def test_library_needs_torch_alone(path):
     assert not any(name.startswith("torch.distributed") for name in names)
     if path.parent.name != "kernels" or path.stem in REFERENCE_OPS:
         assert not any(name.split(".")[0] == "triton" for name in names)
+
+
+def test_library_asks_for_ranks_in_one_place():
+    """As an attribute of torch, so that importing the library does not import it."""
+    for path in sources("alr_layers"):
+        asks = any(
+            isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.distributed"
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        )
+        assert asks == (path.name == "_gradients.py"), name_of(path)
 
 
 def environment_reads(path: Path) -> Iterator[str]:

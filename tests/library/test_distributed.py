@@ -1,6 +1,7 @@
 """Two processes under DistributedDataParallel learn what one process learns from both halves."""
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -43,10 +44,21 @@ def batch() -> tuple[Tensor, ...]:
     return inputs.features, images, words, inputs.lengths
 
 
-def train(rank: int, port: int, folder: str) -> None:
+def join(rank: int, port: int) -> None:
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=PROCESSES)
+
+
+def on_all_ranks(work: Callable[[int, int, str], None], folder: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, args=(port, str(folder)), nprocs=PROCESSES)
+
+
+def train(rank: int, port: int, folder: str) -> None:
+    join(rank, port)
     stage = DistributedDataParallel(Stage())
     mine = slice(2 * rank, 2 * rank + 2)
     stage(*(value[mine] for value in batch())).backward()
@@ -56,10 +68,7 @@ def train(rank: int, port: int, folder: str) -> None:
 
 
 def test_two_processes_equal_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(train, args=(port, str(tmp_path)), nprocs=PROCESSES)
+    on_all_ranks(train, tmp_path)
     stage = Stage()
     stage(*batch()).backward()
     for rank in range(PROCESSES):
@@ -67,3 +76,53 @@ def test_two_processes_equal_one(tmp_path):
         for name, parameter in stage.named_parameters():
             assert_exact(grads[name], parameter.grad, roundings=256)
             assert parameter.grad.abs().sum() > 0, name
+
+
+class Balanced(nn.Module):
+    """A generator, its features handed out; the added term is far smaller than the host's loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.body(features).tanh()
+        return self.head(h), h
+
+
+def balanced_loss(
+    host: nn.Module, balance: alr_layers.TermBalance, features: Tensor, step: int
+) -> Tensor:
+    image, h = host(features)
+    terms = {"alr": 1e-5 * h.exp().mean()}
+    return balance(image.square().mean(), terms, at=h, step=step)
+
+
+def train_balanced(rank: int, port: int, folder: str) -> None:
+    join(rank, port)
+    host, balance = DistributedDataParallel(Balanced()), alr_layers.TermBalance(alr=0.5, every=2)
+    optimizer = torch.optim.SGD(host.parameters(), lr=0.1)
+    mine = batch()[0][2 * rank : 2 * rank + 2]
+    for step in range(3):
+        optimizer.zero_grad()
+        balanced_loss(host, balance, mine, step).backward()
+        optimizer.step()
+    state = {"host": host.module.state_dict(), "balance": balance.state_dict()}
+    torch.save(state, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_ranks_agree_on_the_scale_that_one_process_finds(tmp_path):
+    on_all_ranks(train_balanced, tmp_path)
+    host, balance = Balanced(), alr_layers.TermBalance(alr=0.5, every=2)
+    optimizer = torch.optim.SGD(host.parameters(), lr=0.1)
+    for step in range(3):
+        optimizer.zero_grad()
+        balanced_loss(host, balance, batch()[0], step).backward()
+        optimizer.step()
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert torch.equal(first["balance"]["alr"], second["balance"]["alr"])
+    assert_exact(first["balance"]["alr"], balance.alr, roundings=64)
+    for name, value in host.state_dict().items():
+        assert_exact(first["host"][name], value, roundings=256)

@@ -28,6 +28,12 @@ CALLABLES = {
     "LayoutRefinement.terms": "(self, features, layout, real_images, words, lengths, *, real=None)",
     "LayoutRefinement.total": "(terms)",
     "LayoutRefinement.real_branch": "(self, real_images, words, lengths)",
+    "TermBalance": "(*, start=0, ramp=0, every=16, weights=None, **shares)",
+    "TermBalance.forward": "(self, host_loss, terms, *, at, step, anchors=None)",
+    "TermBalance.weighted": "(self, host_loss, terms, *, at, step, anchors=None)",
+    "TermBalance.measure": "(self, host_loss, terms, *, at, step, anchors=None)",
+    "TermBalance.weight": "(self, name, step)",
+    "TermBalance.report": "(self)",
     "LayoutOutput": "(context, layout)",
     "semantic_similarity": "(features, projected_words, lengths, *, backend=None)",
     "text_vision_matrix": "(layout, projected_words, *, backend=None)",
@@ -40,8 +46,17 @@ CALLABLES = {
     " backend=None)",
     "use_backend": "(backend)",
     "explain": "(op, *tensors)",
+    "frozen_statistics": "(module)",
 }
-MODULES = ["alr", "lvr", "refinement", "functional", "kernels.dispatch", "kernels.reference"]
+MODULES = [
+    "alr",
+    "lvr",
+    "balance",
+    "refinement",
+    "functional",
+    "kernels.dispatch",
+    "kernels.reference",
+]
 
 
 def signature(name: str) -> str:
@@ -75,7 +90,7 @@ def test_examples_run(name):
     module = importlib.import_module(f"alr_layers.{name}")
     result = doctest.testmod(module)
     assert result.failed == 0
-    if name in ("alr", "lvr", "refinement", "functional", "kernels.dispatch"):
+    if name != "kernels.reference":
         assert result.attempted > 0
 
 

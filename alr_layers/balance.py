@@ -1,0 +1,395 @@
+"""Weights that work on any host: TermBalance holds each term at a share of the host's gradient."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alr_layers import _checks
+from alr_layers._gradients import norm_at, obstacle, root_mean_square_over_ranks
+from alr_layers._stages import (
+    Anchors,
+    Schedule,
+    Stage,
+    Terms,
+    amount,
+    labels_of,
+    scalar,
+    schedule,
+    split,
+)
+
+_log = logging.getLogger("alr_layers")
+
+
+class TermBalance(nn.Module):
+    """Weigh added terms so that each has a chosen share of the host's gradient (our reading).
+
+    No constant weight fits all hosts: at the features h the gradient of L_ALR was measured at
+    between 6e-8 and 3 times that of the host's own loss. As VQ-GAN weighs its adversarial term, a
+    named term's scale is
+
+        scale = share · ‖∂ host_loss / ∂h‖ / ‖∂ term / ∂h‖
+
+    measured when the term first counts and then every `every` steps, and kept in between. A term
+    that is not named, or whose share is 0, keeps the scale 1.
+
+    The cost: a step that measures runs one more backward pass of the host's loss and of each named
+    term, from the loss down to `at` (not through the layers below), and waits for the device once.
+    With every=16 that is one step in sixteen; between them a step costs nothing extra.
+
+    A measurement is dropped, with one warning in the log of `alr_layers`, where a gradient is not
+    finite or is zero (a term below 1e-12 of the host's counts as zero): the scale stays as it was,
+    and a term never yet measured stays out. Scales are buffers, saved with `state_dict()`: save and
+    load the balance with the networks. What is measured is logged in words (level INFO).
+
+    Works with gradient accumulation (one measurement per `step`), GradScaler (losses are handed
+    over unscaled; under float16 the measurement scales them itself), DDP (ranks agree on one
+    scale), retained graphs and a host under `torch.compile`. Measuring retains the graph: where a
+    compiled host forbids that, the error names the setting. Reentrant activation checkpointing is
+    refused by torch itself: use `use_reentrant=False`.
+
+    Args:
+        start: the first step at which terms count. Before it their weight is 0: the host's loss is
+            returned as it is, and no term is differentiated. A number holds for all terms, named or
+            not; a mapping for those it names, {"alr": 1000}.
+        ramp: over how many steps from `start` on the weight rises linearly from 0; likewise.
+        every: steps between measurements.
+        weights: constant factors by term, on top of scale and ramp; 1 for those it does not name.
+        shares: by term, e.g. `TermBalance(alr=0.05, lvr=0.02)`.
+
+    Example:
+        >>> import torch
+        >>> h = torch.ones(4, requires_grad=True)
+        >>> balance = TermBalance(alr=0.05, start=10)
+        >>> host, terms = h.sum(), {"alr": 1e-6 * h.sum()}
+        >>> balance(host, terms, at=h, step=0) is host
+        True
+        >>> loss = balance(host, terms, at=h, step=10)
+        >>> torch.autograd.grad(loss, h)[0]
+        tensor([1.0500, 1.0500, 1.0500, 1.0500])
+    """
+
+    measured_at: Tensor
+
+    def __init__(
+        self,
+        *,
+        start: Schedule = 0,
+        ramp: Schedule = 0,
+        every: int = 16,
+        weights: Mapping[str, float] | None = None,
+        **shares: float,
+    ) -> None:
+        super().__init__()
+        self.shares = {name: amount(f"share of {name}", share) for name, share in shares.items()}
+        self.start, self.ramp = schedule("start", start), schedule("ramp", ramp)
+        self.every = _checks.count("every", every)
+        self.weights = {
+            name: amount(f"weight of {name}", weight) for name, weight in (weights or {}).items()
+        }
+        for name in self.shares:
+            if hasattr(self, name):
+                raise ValueError(f"a term cannot be called {name!r}, a name of torch.nn.Module")
+            self.register_buffer(name, self._unmeasured(name, 1))
+        self.register_buffer("measured_at", torch.full((len(self.shares),), -1))
+        # What the buffers hold, known without asking the device.
+        self._last_measured = dict.fromkeys(self.shares, -1)
+        self._shapes: tuple[int, list[torch.Size]] | None = None
+        self._labels, self._step = [""], 0
+        self._told: dict[str, float | str] = {}
+        self._ratios: dict[str, float] = {}
+
+    def _unmeasured(self, name: str, stages: int) -> Tensor:
+        """Scales before the first measurement: until then a shared term does not count at all."""
+        return torch.full((stages,), 0.0 if self.shares[name] else 1.0)
+
+    def weight(self, name: str, step: int) -> float:
+        """The weight of a term at `step` (counted from 0) before scaling: start, ramp, factor."""
+        start, ramp = (
+            value if isinstance(value, int) else value.get(name, 0)
+            for value in (self.start, self.ramp)
+        )
+        if step < start:
+            return 0.0
+        risen = min(1.0, (step - start + 1) / ramp) if ramp else 1.0
+        return risen * self.weights.get(name, 1.0)
+
+    def forward(
+        self,
+        host_loss: Tensor,
+        terms: Terms | Sequence[Terms],
+        *,
+        at: Tensor | Sequence[Tensor],
+        step: int,
+        anchors: Anchors | Sequence[Anchors] | None = None,
+    ) -> Tensor:
+        """The loss to differentiate: host_loss + Σ weight(step) · scale · term.
+
+        Args:
+            host_loss: the host's whole loss, a scalar that has not been differentiated yet.
+            terms: unweighted scalars by name, as `LayoutRefinement` returns them; or a sequence of
+                such mappings, one per refined stage.
+            at: h, the features that the refinement was given (or a list of tensors, compared
+                together); with a sequence of mappings one tensor per mapping. Where the host hands
+                out copies (DataParallel, a compiled generator), a weight of the layer that makes h.
+            step: the number of this step of the generator, counted from 0.
+            anchors: for terms that do not reach h (reconstruction does not) a tensor that both they
+                and the host reach, such as a weight of the image head: {"reconstruction": weight}.
+                With a sequence of mappings, one mapping per stage or one for all.
+
+        Returns:
+            A scalar; `host_loss` itself where no term counts.
+
+        Raises:
+            ValueError: a gradient does not reach `at`, sizes of the lists differ, a share names a
+                term that is not there, or one balance is used for two stages in turn.
+            TypeError: a loss or `step` has the wrong type.
+        """
+        total = host_loss
+        for stage in self.weighted(host_loss, terms, at=at, step=step, anchors=anchors):
+            for term in stage.values():
+                total = total + term
+        return total
+
+    def weighted(
+        self,
+        host_loss: Tensor,
+        terms: Terms | Sequence[Terms],
+        *,
+        at: Tensor | Sequence[Tensor],
+        step: int,
+        anchors: Anchors | Sequence[Anchors] | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """The summands that `forward` adds, weight · scale · term by name, one mapping per stage.
+
+        Arguments and errors as `forward`. Terms whose weight is 0 are left out.
+        """
+        stages = self._begin(host_loss, terms, at, step, anchors)
+        if torch.is_grad_enabled():
+            self._measure_due(host_loss, stages, step)
+        return [
+            {
+                name: self._factor(name, index, step) * term
+                for name, term in stage.terms.items()
+                if self.weight(name, step)
+            }
+            for index, stage in enumerate(stages)
+        ]
+
+    def measure(
+        self,
+        host_loss: Tensor,
+        terms: Terms | Sequence[Terms],
+        *,
+        at: Tensor | Sequence[Tensor],
+        step: int,
+        anchors: Anchors | Sequence[Anchors] | None = None,
+    ) -> list[dict[str, float]]:
+        """Gradient norms for a log, due or not: {"host", and every term}, one mapping per stage.
+
+        Arguments and errors as `forward`. Norms are those of the unweighted terms at `at` or at
+        their anchor; "host" is the host's at `at`. A term without a share that does not reach the
+        place has norm 0. The scales of terms that are due are updated, so nothing is measured twice
+        in a step; those that are not due stay, so logging never alters training.
+        """
+        stages = self._begin(host_loss, terms, at, step, anchors)
+        names = {name for stage in stages for name in stage.terms}
+        pairs = self._norms(host_loss, stages, names)
+        self._update(stages, pairs, self._due(stages, step), step)
+        return [
+            {"host": pair["host"][0], **{name: norm for name, (_, norm) in pair.items()}}
+            for pair in pairs
+        ]
+
+    def report(self) -> dict[str, dict[str, float]]:
+        """What was measured last, by term ("stage1/alr" where there are several stages).
+
+        "ratio" is the gradient of the unweighted term as a fraction of the host's (NaN before the
+        first measurement), "scale" and "weight" what it was last multiplied with.
+        """
+        found = {}
+        for name in self.shares:
+            for label, scale in zip(self._labels, self.get_buffer(name).tolist(), strict=True):
+                found[label + name] = {
+                    "ratio": self._ratio(label, name, scale),
+                    "scale": scale,
+                    "weight": self.weight(name, self._step),
+                }
+        return found
+
+    def extra_repr(self) -> str:
+        """Options for the printed module."""
+        shares = "".join(f"{name}={share}, " for name, share in self.shares.items())
+        return f"{shares}start={self.start}, ramp={self.ramp}, every={self.every}"
+
+    def _ratio(self, label: str, name: str, scale: float) -> float:
+        """Gradient of the unweighted term over the host's; a scale tells it too."""
+        share = self.shares[name]
+        if not share:
+            return self._ratios.get(label + name, math.nan)
+        return share / scale if scale else math.nan
+
+    def _factor(self, name: str, stage: int, step: int) -> float | Tensor:
+        """What a term is multiplied with. A copy: the buffer changes while graphs are retained."""
+        weight = self.weight(name, step)
+        return weight * self.get_buffer(name)[stage].clone() if name in self.shares else weight
+
+    def _begin(
+        self,
+        host_loss: Tensor,
+        terms: Terms | Sequence[Terms],
+        at: Tensor | Sequence[Tensor],
+        step: int,
+        anchors: Anchors | Sequence[Anchors] | None,
+    ) -> list[Stage]:
+        """The stages by themselves, after all checks that need no gradient."""
+        scalar("host_loss", host_loss)
+        if isinstance(step, bool) or not isinstance(step, int):
+            raise TypeError(f"step is a {type(step).__name__}, expected an int: the step's number")
+        stages = split(terms, at, anchors)
+        known = {name for stage in stages for name in stage.terms}
+        named = [*self.shares, *self.weights]
+        for steps in (self.start, self.ramp):
+            named += [] if isinstance(steps, int) else steps
+        for name in named:
+            if name not in known:
+                raise ValueError(
+                    f"TermBalance was built for a term {name!r}, terms holds"
+                    f" {', '.join(map(repr, sorted(known)))}"
+                )
+        self._check_turns(stages, step)
+        self._resize(len(stages))
+        self._labels, self._step = [stage.label for stage in stages], step
+        return stages
+
+    def _check_turns(self, stages: list[Stage], step: int) -> None:
+        """One balance, asked for two stages in turn, would mix up their scales."""
+        shapes = [tensor.shape[1:] for stage in stages for tensor in stage.at]
+        last, self._shapes = self._shapes, (step, shapes)
+        if last is not None and last[0] == step and last[1] != shapes:
+            raise ValueError(
+                f"TermBalance was called twice in step {step} with `at` of different shapes: hand"
+                " over all stages at once, terms=[...] and at=[...], or use one balance per stage"
+            )
+
+    def _resize(self, stages: int) -> None:
+        for name in self.shares:
+            scales = self.get_buffer(name)
+            if len(scales) == stages:
+                continue
+            if self._last_measured[name] >= 0:
+                raise ValueError(
+                    f"terms has {stages} stage(s), TermBalance holds scales of {len(scales)}"
+                )
+            setattr(self, name, self._unmeasured(name, stages).to(scales))
+
+    def _due(self, stages: list[Stage], step: int) -> set[str]:
+        """The shared terms to measure at `step`: never measured, or `every` steps ago."""
+        present = {name for stage in stages for name in stage.terms}
+        return {
+            name
+            for name, share in self.shares.items()
+            if share
+            and name in present
+            and self.weight(name, step)
+            and not 0 <= self._last_measured[name] <= step < self._last_measured[name] + self.every
+        }
+
+    def _measure_due(self, host_loss: Tensor, stages: list[Stage], step: int) -> None:
+        due = self._due(stages, step)
+        if due:
+            self._update(stages, self._norms(host_loss, stages, due), due, step)
+
+    def _norms(
+        self, host_loss: Tensor, stages: list[Stage], names: set[str]
+    ) -> list[dict[str, tuple[float, float]]]:
+        """(host's norm, term's norm) by name and stage, the same on all ranks; "host" at `at`."""
+        found: list[dict[str, tuple[Tensor, Tensor]]] = []
+        for stage in stages:
+            host = norm_at("host_loss", host_loss, stage.at, required=True)
+            pairs = {"host": (host, host)}
+            for name in stage.terms.keys() & names:
+                place = stage.place(name)
+                beside = host if place is stage.at else norm_at("host_loss", host_loss, place)
+                required = bool(self.shares.get(name))
+                pairs[name] = (beside, norm_at(name, stage.terms[name], place, required=required))
+            found.append(pairs)
+        values = torch.stack([norm for pairs in found for pair in pairs.values() for norm in pair])
+        # The one place that waits for the device.
+        flat = iter(root_mean_square_over_ranks(values.detach()).tolist())
+        return [{name: (next(flat), next(flat)) for name in pairs} for pairs in found]
+
+    def _update(
+        self,
+        stages: list[Stage],
+        norms: list[dict[str, tuple[float, float]]],
+        due: set[str],
+        step: int,
+    ) -> None:
+        for index, (stage, pairs) in enumerate(zip(stages, norms, strict=True)):
+            for name in pairs.keys() & self.shares.keys():
+                host, norm = pairs[name]
+                label, share = stage.label + name, self.shares[name]
+                self._ratios[label] = norm / host if host else math.nan
+                if name in due and self._usable(label, host, norm):
+                    scale = share * host / norm
+                    with torch.no_grad():
+                        self.get_buffer(name)[index] = scale
+                    self._tell(label, norm / host, scale, share)
+        for position, name in enumerate(self.shares):
+            if name in due:
+                self._last_measured[name] = step
+                self.measured_at[position] = step
+
+    def _usable(self, label: str, host: float, norm: float) -> bool:
+        """Whether a ratio can be taken; if not, say so once per term and reason."""
+        reason = obstacle(host, norm)
+        if reason and self._told.get(label) != reason:
+            self._told[label] = reason
+            _log.warning("%s: %s; its scale stays as it was", label, reason)
+        return not reason
+
+    def _tell(self, label: str, ratio: float, scale: float, share: float) -> None:
+        """Log a measurement in words: at INFO the first time and after a change by half."""
+        last = self._told.get(label)
+        news = not isinstance(last, float) or not 0.5 < scale / last < 2
+        if news:
+            self._told[label] = scale
+        _log.log(
+            logging.INFO if news else logging.DEBUG,
+            "%s is %.1g of the host's gradient; scaled by %.3g to %g of it",
+            label,
+            ratio,
+            scale,
+            share,
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TermBalance":
+        """Move, but keep scales in float32: `.half()` would turn a scale of 1e6 into infinity."""
+        before = {name: self.get_buffer(name) for name in self.shares}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        for name, scales in before.items():
+            moved = self.get_buffer(name)
+            if moved.dtype != scales.dtype:
+                setattr(self, name, scales.to(moved.device))
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take as many stages as were saved; scales saved without their step are measured anew."""
+        for name in self.shares:
+            saved = state_dict.get(prefix + name)
+            if isinstance(saved, Tensor) and saved.dim() == 1:
+                setattr(self, name, self._unmeasured(name, len(saved)).to(self.measured_at.device))
+        state_dict.setdefault(prefix + "measured_at", torch.full_like(self.measured_at, -1))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        steps = map(int, self.measured_at.tolist())
+        self._last_measured = dict(zip(self.shares, steps, strict=True))
+        self._labels = labels_of(
+            max((len(self.get_buffer(name)) for name in self.shares), default=1)
+        )
