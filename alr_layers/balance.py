@@ -168,17 +168,27 @@ class TermBalance(nn.Module):
 
         Arguments and errors as `forward`. Terms whose weight is 0 are left out.
         """
-        stages = self._begin(host_loss, terms, at, step, anchors)
-        if torch.is_grad_enabled():
-            self._measure_due(host_loss, stages, step)
+        stages = self._updated(host_loss, terms, at, step, anchors)
         return [
             {
-                name: self._factor(name, index, step) * term
+                name: self.factor(name, index, step) * term
                 for name, term in stage.terms.items()
                 if self.weight(name, step)
             }
             for index, stage in enumerate(stages)
         ]
+
+    def update(
+        self,
+        host_loss: Tensor,
+        terms: Terms | Sequence[Terms],
+        *,
+        at: Tensor | Sequence[Tensor],
+        step: int,
+        anchors: Anchors | Sequence[Anchors] | None = None,
+    ) -> None:
+        """Measure what is due at `step`, for those who multiply by `factor` themselves."""
+        self._updated(host_loss, terms, at, step, anchors)
 
     def measure(
         self,
@@ -233,8 +243,11 @@ class TermBalance(nn.Module):
             return self._ratios.get(label + name, math.nan)
         return share / scale if scale else math.nan
 
-    def _factor(self, name: str, stage: int, step: int) -> float | Tensor:
-        """What a term is multiplied with. A copy: the buffer changes while graphs are retained."""
+    def factor(self, name: str, stage: int, step: int) -> float | Tensor:
+        """What a term of a stage (from 0) is multiplied with at `step`, once `update` has measured.
+
+        A copy: the buffer changes while graphs are retained.
+        """
         weight = self.weight(name, step)
         return weight * self.get_buffer(name)[stage].clone() if name in self.shares else weight
 
@@ -264,6 +277,19 @@ class TermBalance(nn.Module):
         self._check_turns(stages, step)
         self._resize(len(stages))
         self._labels, self._step = [stage.label for stage in stages], step
+        return stages
+
+    def _updated(
+        self,
+        host_loss: Tensor,
+        terms: Terms | Sequence[Terms],
+        at: Tensor | Sequence[Tensor],
+        step: int,
+        anchors: Anchors | Sequence[Anchors] | None,
+    ) -> list[Stage]:
+        stages = self._begin(host_loss, terms, at, step, anchors)
+        if torch.is_grad_enabled():
+            self._measure_due(host_loss, stages, step)
         return stages
 
     def _check_turns(self, stages: list[Stage], step: int) -> None:

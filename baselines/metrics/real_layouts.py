@@ -1,41 +1,40 @@
-"""Θ* of real images, for runs whose checkpoint holds the layout encoders."""
+"""Θ* of real images, for runs whose checkpoint holds what layout refinement trained."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from baselines.data.loader import pyramid
+from baselines.hosts import find_host
 from baselines.metrics.drawing import RealLayouts
-from baselines.refinement.objective import build_refinement
+from baselines.networks.contracts import Text
+from baselines.refinement import refinement_terms
 from baselines.runs import Run
 from baselines.training.checkpoint import checkpoints, load_torch
+from baselines.training.distributed import World
 
 
 def real_layouts(run: Run) -> RealLayouts | None:
-    """How this run lays words out on real images; None where it has no layout encoders.
+    """How this run lays words out on real images; None where its host alone was trained.
 
-    The encoders of the newest checkpoint are used with the averaged generator.
+    What refinement trained comes from the newest checkpoint, the generator is the averaged one.
     """
-    found = checkpoints(run.directory)
-    config = run.config
+    found, config = checkpoints(run.directory), run.config
     if not found or not config.refine.terms:
         return None
-    state = load_torch(found[-1])["networks"].get("refinements")
-    if state is None:
-        return None
-    refinements = nn.ModuleList(
-        build_refinement(config, run.generator, stage) for stage in range(1, config.model.stages)
-    )
-    refinements.load_state_dict(state)
-    refinements.to(next(run.generator.parameters()).device).eval()
-    sizes = [config.model.base_size * 2**stage for stage in range(config.model.stages)]
-    shift = 0 if config.refine.decode == "stage" else 1
+    saved = load_torch(found[-1])["networks"]
+    stages = find_host(config.model.name).stages(config, run.generator)
+    world = World(device=next(run.generator.parameters()).device)
+    extra_terms = refinement_terms(config, stages, run.encoders.image, world)
+    for name, network in ((n, net) for extra in extra_terms for n, net in extra.networks.items()):
+        network.load_state_dict(saved[name])
+        network.eval()
+    sizes = config.model.image_sizes
 
     def layouts(images: Tensor, words: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        reduced = pyramid(images, sizes)
+        reduced, text = pyramid(images, sizes), Text(words, lengths, words.new_zeros(len(words), 0))
         return tuple(
-            refinement.real_branch(reduced[stage - shift], words, lengths)[1]
-            for stage, refinement in enumerate(refinements, start=1)
+            layout for extra in extra_terms for layout in extra.real_layouts(reduced, text)
         )
 
     return layouts

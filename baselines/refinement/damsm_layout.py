@@ -66,10 +66,13 @@ class DAMSMLayoutTerms(ExtraTerms):
                 Term(f"damsm_gradients/{name}", host.new_tensor(norm), None, "gradients")
                 for name, norm in norms.items()
             ]
-        (weighted,) = self.balance.weighted(host, totals, at=image, step=number)
+        self.balance.update(host, totals, at=image, step=number)
         return [
             *log,
-            *(Term(f"damsm/weighted_{name}", value, 1.0) for name, value in weighted.items()),
+            *(
+                Term(f"damsm/{name}", value, self.balance.factor(name, 0, number), "damsm layout")
+                for name, value in totals.items()
+            ),
         ]
 
     def real_layouts(self, images: Sequence[Tensor], text: Text) -> tuple[Tensor, ...]:

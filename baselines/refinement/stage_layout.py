@@ -104,7 +104,11 @@ class StageLayoutTerms(ExtraTerms):
             features.append(h)
             details.append(parts)
             totals.append(LayoutRefinement.total(parts))
-            log += [Term(f"{stage.name}/{name}", v, None, stage.name) for name, v in parts.items()]
+            log += [
+                Term(f"{stage.name}/{name}", value, None, stage.name)
+                for name, value in parts.items()
+                if name not in totals[-1]
+            ]
             log.append(Term(f"{stage.name}/feature_ratio", ratio, None, f"{stage.name} scale"))
         anchors = [{"reconstruction": stage.anchor} for stage in self.stages]
         if step.number % self.config.run.log_every == 0:
@@ -114,10 +118,12 @@ class StageLayoutTerms(ExtraTerms):
                 for stage, of_stage in zip(self.stages, norms, strict=True)
                 for name, norm in of_stage.items()
             ]
-        weighted = self.balance.weighted(host, totals, at=features, step=number, anchors=anchors)
+        self.balance.update(host, totals, at=features, step=number, anchors=anchors)
         summands = [
-            Term(f"{stage.name}/weighted_{name}", value, 1.0, f"{stage.name} weighted")
-            for stage, of_stage in zip(self.stages, weighted, strict=True)
+            Term(
+                f"{stage.name}/{name}", value, self.balance.factor(name, place, number), stage.name
+            )
+            for place, (stage, of_stage) in enumerate(zip(self.stages, totals, strict=True))
             for name, value in of_stage.items()
         ]
         return [*log, *summands]

@@ -16,19 +16,19 @@ from baselines.config import (
     save_config,
     to_dict,
 )
-from baselines.hosts.models import PRESETS
+from baselines.hosts import HOSTS
 
 
-@pytest.mark.parametrize("model", sorted(PRESETS))
+@pytest.mark.parametrize("model", HOSTS)
 def test_presets_survive_json_and_name_their_model(model, tmp_path):
-    for name, config in PRESETS[model].items():
+    for name, config in HOSTS[model].presets.items():
         assert config.model.name == model, name
         save_config(config, tmp_path / "config.json")
         assert load_config(tmp_path / "config.json") == config
 
 
 def test_presets_are_the_originals():
-    attngan, dmgan = PRESETS["attngan"], PRESETS["dmgan"]
+    attngan, dmgan = HOSTS["attngan"].presets, HOSTS["dmgan"].presets
     table = {
         ("attngan", "cub"): (attngan["cub"], 20, 600 * 8855, 5.0, 64, 32, 2, 18),
         ("attngan", "coco"): (attngan["coco"], 14, 120 * 82783, 50.0, 96, 48, 3, 12),

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 from baselines import evaluate
 from baselines.cli import run_command
 from baselines.config import load_config, save_config
 from baselines.data import Vocabulary
 from baselines.data.scenes import Scenes
+from baselines.hosts import find_host
 from baselines.metrics import scores
 from baselines.metrics.drawing import draw, read_pairs, real
 from baselines.metrics.evaluation import Options
@@ -19,9 +19,10 @@ from baselines.metrics.evaluation import evaluate as measure
 from baselines.metrics.layout import layout_localisation
 from baselines.metrics.real_layouts import real_layouts
 from baselines.metrics.report import table
-from baselines.refinement.objective import build_refinement
+from baselines.refinement import refinement_terms
 from baselines.runs import CONFIG, GENERATOR, load_encoders, load_run
 from baselines.training.checkpoint import CheckpointError, save_checkpoint, save_weights
+from baselines.training.distributed import World
 from tests.support.tiny_run import make_tiny_run
 
 
@@ -219,8 +220,10 @@ def test_real_layouts_come_from_the_newest_checkpoint(tmp_path):
     save_config(config, path / CONFIG)
     run = load_run(path)
     assert real_layouts(run) is None
-    encoders = nn.ModuleList([build_refinement(config, run.generator, 1)])
-    save_checkpoint(path, 16, {"networks": {"refinements": encoders.state_dict()}}, keep=1)
+    stages = find_host("alrgan").stages(config, run.generator)
+    (extra,) = refinement_terms(config, stages, run.encoders.image, World())
+    networks = {name: network.state_dict() for name, network in extra.networks.items()}
+    save_checkpoint(path, 16, {"networks": networks}, keep=1)
     report = measure(run, Options(metrics=["localisation"], images=10))
     found = report["metrics"]["localisation/stage1"]
     assert set(found) == {"real", "trained"}
@@ -229,7 +232,7 @@ def test_real_layouts_come_from_the_newest_checkpoint(tmp_path):
     images = torch.stack([source.image(index, 32) for index in range(10)])
     with torch.no_grad():
         text = run.encoders.text(pairs.ids[:10], pairs.lengths[:10])
-        theta = encoders[0].eval().real_branch(images, text.words, pairs.lengths[:10])[1]
+        theta = extra.refinements[0].eval().real_branch(images, text.words, pairs.lengths[:10])[1]
     words = [source.described(index)[0].word_objects for index in range(10)]
     boxes = [source.scene(index).boxes for index in range(10)]
     expected = layout_localisation(theta, words, boxes)

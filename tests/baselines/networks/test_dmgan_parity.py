@@ -7,6 +7,7 @@ from baselines import losses
 from baselines.conversion.recognise import original_names
 from baselines.convert import from_original, to_original
 from baselines.hosts.dmgan.fusion import DynamicMemory
+from baselines.networks.contracts import Text
 from baselines.networks.discriminators import Discriminator
 from baselines.networks.generator import StackedGenerator
 from tests.baselines.networks import dmgan_oracle
@@ -89,7 +90,7 @@ def test_gradients_of_the_memory_equal_the_transcription():
     features, words = draw(BATCH, 4, 3, 3, seed=5), draw(BATCH, EMBEDDING, WORDS, seed=6)
     features.requires_grad_()
     weights = draw(BATCH, 8, 3, 3, seed=7)
-    fused, _ = fusion(features, words, LENGTHS)
+    fused, _ = fusion(features, Text(words, LENGTHS, words[:, :, 0]))
     ours = torch.autograd.grad((fused * weights).sum(), [features, *fusion.parameters()])
     names = {
         "word_gate": "m.A",
@@ -152,11 +153,12 @@ def test_the_memory_layout_is_a_distribution_over_real_words(generator, inputs):
     fusion = generator.stages[0].fusion
     fusion.legacy_mask = False
     features = draw(BATCH, 4, 4, 6, seed=11)
-    layout = fusion.layout(features, inputs["words"], LENGTHS)
+    text = Text(inputs["words"], LENGTHS, inputs["sentence"])
+    layout = fusion.layout(features, text)
     torch.testing.assert_close(layout.sum(1), torch.ones_like(layout[:, 0]))
     for row, length in zip(layout, LENGTHS, strict=True):
         assert (row[length:] == 0).all()
-    torch.testing.assert_close(layout, fusion(features, inputs["words"], LENGTHS)[1])
+    torch.testing.assert_close(layout, fusion(features, text)[1])
 
 
 def test_round_trip_keeps_every_number(generator):

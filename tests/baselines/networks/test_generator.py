@@ -7,6 +7,7 @@ import torch
 from baselines import losses
 from baselines.hosts.attngan.fusion import WordAttention
 from baselines.hosts.dmgan.fusion import DynamicMemory
+from baselines.networks.contracts import Text
 from baselines.networks.discriminators import Discriminator
 from baselines.networks.generator import StackedGenerator
 from baselines.networks.initialisation import orthogonal_
@@ -83,16 +84,17 @@ def test_legacy_mask_takes_the_caption_of_another_row(fusion):
     words = torch.randn(2, 12, 4, dtype=torch.float64)
     lengths = torch.tensor([4, 1])
     module.legacy_mask = True
-    layout = module(features, words, lengths)[1].flatten(2)
+    text = Text(words, lengths, torch.zeros(2, 12))
+    layout = module(features, text)[1].flatten(2)
     for b in range(2):
         for q in range(9):
             real = int(lengths[(b * 9 + q) % 2])
             assert (layout[b, :real, q] > 0).all() and (layout[b, real:, q] == 0).all()
-    torch.testing.assert_close(module.layout(features, words, lengths).flatten(2), layout)
-    same = torch.tensor([3, 3])
-    legacy = module(features, words, same)
+    torch.testing.assert_close(module.layout(features, text).flatten(2), layout)
+    same = text._replace(lengths=torch.tensor([3, 3]))
+    legacy = module(features, same)
     module.legacy_mask = False
-    for a, b in zip(legacy, module(features, words, same), strict=True):
+    for a, b in zip(legacy, module(features, same), strict=True):
         torch.testing.assert_close(a, b)
 
 

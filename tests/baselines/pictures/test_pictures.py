@@ -191,12 +191,13 @@ class TestCurves:
         assert two.shape[1] == 2 * one.shape[1]
         assert (two[:, : one.shape[1]] < 200).any() and (two[:, one.shape[1] :] < 200).any()
 
-    def test_logits_and_gradient_norms_have_panels_of_their_own(self, tmp_path):
+    def test_terms_are_drawn_in_the_panels_they_name(self, tmp_path):
         losses = [{"step": n, "D64/total": n, "D64/real": n} for n in (1, 2)]
         more = [{**line, "D64/logit_real": -n, "D64/gradient_norm": n} for n, line in
                 enumerate(losses)]  # fmt: skip
         pictures.curves(losses, tmp_path / "one.png")
-        pictures.curves(more, tmp_path / "three.png")
+        panels = {"D64/logit_real": "D64 logits", "D64/gradient_norm": "gradient norms"}
+        pictures.curves(more, tmp_path / "three.png", panels)
         one, three = (pixels(tmp_path / f"{name}.png") for name in ("one", "three"))
         assert three.shape[1] == 3 * one.shape[1]
 

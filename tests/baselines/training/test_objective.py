@@ -5,16 +5,18 @@ import pytest
 import torch
 from torch import nn
 
+from baselines import losses
 from baselines.config import OptimConfig, RefineConfig, TermConfig
 from baselines.data.loader import training_loader
 from baselines.data.scenes import Scenes
-from baselines.refinement.balance import TermBalance, gradient_norm, ramped_weight
-from baselines.refinement.objective import RefinedObjective, frozen_statistics
+from baselines.networks.contracts import Text
+from baselines.refinement import StageLayoutTerms
 from baselines.runs import load_encoders
 from baselines.train import build_objective
 from baselines.training.distributed import World
 from baselines.training.loop import run_phase
 from baselines.training.objective import AveragedNetwork
+from baselines.training.terms import CaptionBank
 from tests.support.tiny_run import tiny_config
 
 SCALER = torch.amp.GradScaler("cpu", enabled=False)
@@ -53,8 +55,8 @@ def test_every_phase_moves_its_own_network_alone(setting):
         run_phase(phase, objective.phases, step, SCALER, World())
         moved = {name for name, net in networks.items() if not torch.equal(before[name], flat(net))}
         assert moved == {phase.name}
-        others = [net for name, net in networks.items() if name != phase.name]
-        assert all(p.grad is None for net in others[3:] for p in net.parameters())
+        for name in networks.keys() - {phase.name, *(p.name for p in objective.phases)}:
+            assert all(p.grad is None for p in networks[name].parameters()), name
 
 
 def test_discriminators_collect_no_gradient_in_the_generator_phase(setting):
@@ -71,24 +73,28 @@ def test_generator_total_is_the_weighted_sum_of_its_terms(setting):
     terms = {"alr": 2.0, "reconstruction": 3.0, "lvr": 0.5}
     refine = {name: TermConfig(weight=weight) for name, weight in terms.items()}
     objective = objective_of(loaded, **refine)
-    loss = objective.generator_loss(objective.begin(batch, 1))
+    whole = objective.generator_loss(objective.begin(batch, 1))
+    loss = {term.name: term.value for term in whole.terms}
     alr = sum(loss[f"stage1/{name}"] for name in ("easy", "hard", "order"))
     lvr = loss["stage1/perception"] + loss["stage1/style"]
     expected = loss["adversarial_16"] + loss["adversarial_32"] + loss["kl"]
     expected = expected + 5 * (loss["damsm_words"] + loss["damsm_sentence"])
     expected = expected + 2 * alr + 3 * loss["stage1/reconstruction"] + 0.5 * lvr
-    torch.testing.assert_close(loss["total"], expected)
+    torch.testing.assert_close(whole.total, expected)
+    torch.testing.assert_close(loss["stage1/alr"], alr)
+    torch.testing.assert_close(loss["stage1/lvr"], lvr)
 
 
 @pytest.mark.parametrize("decode", ["head", "stage"])
 def test_both_readings_of_the_decoder_train_their_encoder(decode, setting):
     loaded, batch = setting
     objective = objective_of(loaded, decode=decode)
-    assert isinstance(objective, RefinedObjective)
-    before = flat(objective.refinements[0].encoder)
+    (extra,) = objective.extra_terms
+    assert isinstance(extra, StageLayoutTerms)
+    before = flat(extra.refinements[0].encoder)
     step = objective.begin(batch, 1)
     run_phase(objective.phases[-1], objective.phases, step, SCALER, World())
-    assert not torch.equal(before, flat(objective.refinements[0].encoder))
+    assert not torch.equal(before, flat(extra.refinements[0].encoder))
 
 
 def test_real_features_leave_no_trace_in_running_statistics(setting):
@@ -100,52 +106,103 @@ def test_real_features_leave_no_trace_in_running_statistics(setting):
         assert torch.equal(a, b), name
 
 
-def test_frozen_statistics_still_normalise_by_the_batch():
-    norm = nn.BatchNorm1d(3)
-    x = torch.randn(8, 3) * 5 + 2
-    with frozen_statistics(norm):
-        y = norm(x)
-    torch.testing.assert_close(y.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
-    assert torch.equal(norm.running_mean, torch.zeros(3)) and norm.num_batches_tracked == 0
-    norm(x)
-    assert norm.num_batches_tracked == 1
-
-
 def test_share_of_the_hosts_gradient_is_kept(setting):
     loaded, batch = setting
     share = {"alr": TermConfig(share=0.25), "lvr": TermConfig(share=0.5)}
     share["reconstruction"] = TermConfig(share=0.125)
     objective = objective_of(loaded, normalization="rms", **share)
     step = objective.begin(batch, 1)
-    objective.generator_loss(step)  # step 1 is a term's first: it is measured
-    host = objective.host_terms(step)
-    weights = {"damsm_words": 5.0, "damsm_sentence": 5.0}
-    host_loss = sum(weights.get(name, 1.0) * term for name, term in host.items())
-    details, _ = objective.stage_terms(objective.refinements[0], 1, step)
-    features, head = step.fake.features[0], objective.decoder_weight(1)
-    alr = details["easy"] + details["hard"] + details["order"]
-    lvr = details["perception"] + details["style"]
-    for name, term, at, wanted in (
-        ("alr", alr, features, 0.25),
-        ("lvr", lvr, features, 0.5),
-        ("reconstruction", details["reconstruction"], head, 0.125),
-    ):
-        scaled = objective.balance.scale(name, 0) * gradient_norm(term, at)
-        torch.testing.assert_close(scaled / gradient_norm(host_loss, at), torch.tensor(wanted))
+    terms = {term.name: term for term in objective.generator_loss(step).terms}
+    anchor = objective.net.heads[1][0].weight
+    for name, at in (("alr", 0), ("lvr", 0), ("reconstruction", anchor)):
+        place = step.fake.features[0] if isinstance(at, int) else at
+        term = terms[f"stage1/{name}"]
+        both = (term.weight * term.value, terms["host"].value)
+        added, host = (gradient_norm(value, place) for value in both)
+        torch.testing.assert_close(added / host, torch.tensor(share[name].share))
 
 
-def test_a_term_without_gradient_gets_no_weight():
-    balance = TermBalance({"alr": 0.5}, 1, World())
-    x = torch.ones(3, requires_grad=True)
-    balance.measure(0, x.sum(), {"alr": (0 * x).sum()}, x, {})
-    assert balance.scale("alr", 0) == 0
+def gradient_norm(loss, at):
+    return torch.autograd.grad(loss, at, retain_graph=True)[0].norm()
 
 
-def test_weights_ramp():
-    term = TermConfig(weight=2.0, start=10, ramp=4)
-    weights = [ramped_weight(term, number) for number in (1, 10, 11, 12, 14, 99)]
+def test_terms_follow_start_and_ramp(setting):
+    loaded, batch = setting
+    late = TermConfig(weight=2.0, start=10, ramp=4)
+    objective = objective_of(loaded, alr=late, reconstruction=late, lvr=late)
+    weights = []
+    for number in (1, 10, 11, 12, 14, 99):
+        terms = {t.name: t for t in objective.generator_loss(objective.begin(batch, number)).terms}
+        weights.append(terms["stage1/alr"].weight if "stage1/alr" in terms else 0.0)
     assert weights == [0.0, 0.0, 0.5, 1.0, 2.0, 2.0]
-    assert ramped_weight(TermConfig(), 1) == 1.0
+
+
+def test_only_refined_runs_have_layouts_of_real_images(setting):
+    loaded, batch = setting
+    with torch.no_grad():
+        text = loaded.text(batch.captions, batch.lengths_cpu)
+        text = Text(text.words, batch.lengths, text.sentence)
+        assert objective_of(loaded).real_layouts(batch.images, text) == ()
+        (layout,) = objective_of(loaded, decode="stage").real_layouts(batch.images, text)
+        (seen,) = objective_of(loaded, source="damsm").real_layouts(batch.images, text)
+    for theta in (layout, seen):
+        torch.testing.assert_close(theta.sum(1), torch.ones_like(theta[:, 0]))
+
+
+def test_damsm_layouts_refine_without_an_encoder_or_decoder(setting):
+    loaded, batch = setting
+    settings = {"alr": TermConfig(share=0.15), "lvr": TermConfig(share=0.05)}
+    objective = objective_of(loaded, source="damsm", normalization="rms", **settings)
+    assert set(objective.networks) == {"generator", "discriminators", "average", "alr", "balance"}
+    step = objective.begin(batch, 1)
+    terms = {term.name: term for term in objective.generator_loss(step).terms}
+    image = step.fake.images[-1]
+    for name, share in (("alr", 0.15), ("lvr", 0.05)):
+        term = terms[f"damsm/{name}"]
+        added = gradient_norm(term.weight * term.value, image)
+        torch.testing.assert_close(
+            added / gradient_norm(terms["host"].value, image), torch.tensor(share)
+        )
+
+
+def test_learning_rates_fall_over_the_last_part_of_the_run(setting):
+    loaded, batch = setting
+    config = dataclasses.replace(tiny_config("attngan"), encoder=loaded.config)
+    optim = OptimConfig(batch_size=4, images=400, g_lr=1e-3, d_lr=5e-4, decay=0.5)
+    objective = build_objective(dataclasses.replace(config, optim=optim), loaded, World())
+    seen = []
+    for number in (1, 51, 76, 100, 500):
+        objective.begin(batch, number)
+        seen.append([phase.optimizer.param_groups[0]["lr"] for phase in objective.phases])
+    for rates, factor in zip(seen, (1, 1, 0.5, 0.02, 0.02), strict=True):
+        assert rates == pytest.approx([5e-4 * factor, 5e-4 * factor, 1e-3 * factor])
+
+
+def test_the_bank_adds_captions_of_earlier_steps_to_the_sentence_loss():
+    torch.manual_seed(0)
+    bank = CaptionBank(3, 4)
+    code, own, classes = torch.randn(2, 4), torch.randn(2, 4), torch.tensor([7, 8])
+    scores, columns = bank.scores(code, own, classes)
+    plain = losses.sentence_scores(code, own)
+    torch.testing.assert_close(scores[:, :2], plain)
+    assert (scores[:, 2:] == -torch.inf).all()
+    first, second = torch.randn(2, 4), torch.randn(2, 4)
+    bank.add(first, torch.tensor([1, 2]))
+    bank.add(second, torch.tensor([3, 7]))  # the oldest, of class 1, gives way
+    scores, columns = bank.scores(code, own, classes)
+    held = {int(c): s for c, s in zip(columns[2:], scores[:, 2:].t(), strict=True)}
+    assert set(held) == {2, 3, 7}
+    for class_id, sentence in ((2, first[1]), (3, second[0]), (7, second[1])):
+        expected = torch.cosine_similarity(code, sentence[None])
+        torch.testing.assert_close(held[class_id], expected)
+    loss = losses.matching_loss(scores, classes, columns)
+    expected = torch.stack(
+        [  # image 0 does not compete with the held caption of its own class 7
+            torch.stack([plain[0, 0], plain[0, 1], held[2][0], held[3][0]]).log_softmax(0)[0],
+            torch.stack([*plain[1], held[2][1], held[3][1], held[7][1]]).log_softmax(0)[1],
+        ]
+    )
+    torch.testing.assert_close(loss, -expected.mean())
 
 
 def test_average_follows_parameters_and_buffers():
@@ -178,5 +235,5 @@ def test_half_precision_steps_are_finite(amp, encoders):
     scaler = torch.amp.GradScaler("cpu", enabled=amp == "fp16")
     for phase in objective.phases:
         terms = run_phase(phase, objective.phases, step, scaler, World())
-        assert all(value.isfinite() for value in terms.values())
+        assert all(term.value.isfinite() for term in terms)
     scaler.update()
