@@ -2,6 +2,8 @@
 
 from alr_layers.alr import ALRLoss, ALRModule, LayoutOutput
 from alr_layers.balance import TermBalance
+from alr_layers.captions import lengths_from_clip_tokens, lengths_from_mask
+from alr_layers.encoder import LayoutEncoder
 from alr_layers.functional import (
     alr_loss,
     alr_residual,
@@ -13,7 +15,7 @@ from alr_layers.functional import (
 )
 from alr_layers.kernels.dispatch import FusedUnavailableError, explain, use_backend
 from alr_layers.lvr import LVRLoss
-from alr_layers.refinement import LayoutEncoder, LayoutRefinement
+from alr_layers.refinement import LayoutRefinement, LayoutSource
 from alr_layers.statistics import frozen_statistics
 
 __version__ = "0.1.0"
@@ -26,12 +28,15 @@ __all__ = [
     "LayoutEncoder",
     "LayoutOutput",
     "LayoutRefinement",
+    "LayoutSource",
     "TermBalance",
     "alr_loss",
     "alr_residual",
     "explain",
     "frozen_statistics",
     "layout_mask",
+    "lengths_from_clip_tokens",
+    "lengths_from_mask",
     "perception_refinement_loss",
     "semantic_similarity",
     "style_refinement_loss",

@@ -3,12 +3,31 @@
 Values are looked at in one place, `lengths` on a CPU, and never while a compiler traces.
 """
 
+import sys
+import warnings
+from pathlib import Path
+
 import torch
 from torch import Tensor
+
+LIBRARIES = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+
+
+def warn(message: str) -> None:
+    """A UserWarning that points at the line outside this library and torch that led here."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(LIBRARIES):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def _shape(tensor: Tensor) -> str:
     return f"({', '.join(str(size) for size in tensor.shape)})"
+
+
+def readable(value: Tensor) -> bool:
+    """Whether values may be looked at: no device to wait for, no compiler at work."""
+    return value.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def floating(name: str, value: Tensor, legend: str) -> None:
@@ -57,27 +76,59 @@ def channels(name: str, value: Tensor, expected: int, source: str) -> None:
         )
 
 
-def caption_lengths(lengths: Tensor, words_name: str, words: Tensor) -> None:
-    """`lengths` is (B,), integer, and (where that can be known for free) within 1..T."""
+def word_features(words: Tensor, word_dim: int) -> None:
+    """`words` is channel-first."""
+    if words.shape[1] == word_dim:
+        return
+    cure = ""
+    if words.shape[2] == word_dim:
+        cure = ": these are (B, T, C), hand over words.transpose(1, 2)"
+    raise ValueError(
+        f"words has shape {_shape(words)}, expected {word_dim} channels (word_dim of ALRModule) in"
+        f" dimension 1{cure}"
+    )
+
+
+def caption_lengths(lengths: Tensor, of_name: str, of: Tensor, *, words: int = 2) -> None:
+    """`lengths` is (B,), integer, and (where that can be known for free) within 1..T.
+
+    T is the size of dimension `words` of the tensor `of`.
+    """
+    mask = "for a mask (B, T) lengths_from_mask(mask, padding=...) gives them"
     if not isinstance(lengths, Tensor):
         raise TypeError(f"lengths is a {type(lengths).__name__}, expected an integer tensor (B,)")
     if lengths.dtype == torch.bool or lengths.is_floating_point() or lengths.is_complex():
-        raise TypeError(f"lengths has dtype {lengths.dtype}, expected an integer dtype")
-    batch, _, limit = words.shape
+        raise TypeError(
+            f"lengths has dtype {lengths.dtype}, expected an integer dtype: the number of real"
+            f" words per caption; {mask}"
+        )
+    batch, limit = of.shape[0], of.shape[words]
     if lengths.shape != (batch,):
         raise ValueError(
             f"lengths has shape {_shape(lengths)}, expected ({batch},): one caption length per"
-            f" sample of {words_name} of shape {_shape(words)}"
+            f" sample of {of_name} of shape {_shape(of)}; {mask}"
         )
-    same_device(**{words_name: words, "lengths": lengths})
-    if torch.compiler.is_compiling() or lengths.device.type != "cpu" or batch == 0:
+    same_device(**{of_name: of, "lengths": lengths})
+    if not readable(lengths) or batch == 0:
         return
     lowest, highest = (int(value) for value in lengths.aminmax())
     if lowest < 1 or highest > limit:
         wrong = lowest if lowest < 1 else highest
         raise ValueError(
             f"lengths holds {wrong}, expected 1..{limit}: the number of real words of a caption,"
-            f" of the T = {limit} columns of {words_name}"
+            f" of the T = {limit} words of {of_name}"
+        )
+
+
+def nothing_at(name: str, layout: Tensor, padding: Tensor) -> None:
+    """No mass at padded words, where that can be known for free."""
+    if not readable(layout) or layout.numel() == 0:
+        return
+    mass = float(layout.detach().masked_fill(~padding, 0).abs().amax())
+    if mass > 1e-6:
+        raise ValueError(
+            f"{name} leaves a mass of {mass:.2g} on padded words, expected 0: mask their scores"
+            " with -inf before the softmax, row by row of the batch"
         )
 
 

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, leaky_relu
 
 from alr_layers import _checks, functional
-from alr_layers.kernels.dispatch import check_backend, resolve
+from alr_layers.kernels.dispatch import check_backend
 from alr_layers.kernels.reference import padding_mask
+from alr_layers.options import NORMALIZATIONS, Backend, Normalization
 
 
 class LayoutOutput(NamedTuple):
@@ -39,19 +40,55 @@ class ALRModule(nn.Module):
         (torch.Size([2, 32, 8, 8]), torch.Size([2, 18, 8, 8]))
     """
 
-    def __init__(self, feature_dim: int, word_dim: int, *, backend: str | None = None) -> None:
+    def __init__(self, feature_dim: int, word_dim: int, *, backend: Backend | None = None) -> None:
         super().__init__()
         self.feature_dim = _checks.count("feature_dim", feature_dim)
         self.word_dim = _checks.count("word_dim", word_dim)
-        self.backend = check_backend(backend)
+        self.backend: Backend | None = backend
+        check_backend(backend)
         self.word_projection = nn.Conv1d(word_dim, feature_dim, 1, bias=False)
+
+    @classmethod
+    def from_conv(cls, weight: Tensor, *, backend: Backend | None = None) -> "ALRModule":
+        """Build the module on a host's trained word projection.
+
+        Args:
+            weight: a copy of it becomes U; (D, C, 1, 1) as AttnGAN's `conv_context.weight`, or
+                (D, C, 1) or (D, C).
+            backend: as for the constructor.
+
+        Raises:
+            ValueError: not of such a shape.
+            TypeError: not a floating tensor.
+
+        Example:
+            >>> import torch
+            >>> ALRModule.from_conv(torch.nn.Conv2d(256, 32, 1, bias=False).weight)
+            ALRModule(
+              feature_dim=32, word_dim=256, backend=None
+              (word_projection): Conv1d(256, 32, kernel_size=(1,), stride=(1,), bias=False)
+            )
+        """
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"weight is a {type(weight).__name__}, expected a tensor (D, C, 1, 1)")
+        if not weight.is_floating_point():
+            raise TypeError(f"weight has dtype {weight.dtype}, expected a floating dtype")
+        if weight.dim() < 2 or any(size != 1 for size in weight.shape[2:]):
+            raise ValueError(
+                f"weight has shape {tuple(weight.shape)}, expected (D, C, 1, 1): that of a 1x1"
+                " convolution"
+            )
+        module = cls(*weight.shape[:2], backend=backend).to(weight)
+        with torch.no_grad():
+            module.word_projection.weight.copy_(weight.reshape(*weight.shape[:2], 1))
+        return module
 
     def _project(self, features: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
         """ŵ = U w. Padded words are emptied first, or their NaN would reach U's gradient."""
         _checks.floating("features", features, "B, D, H, W")
         _checks.floating("words", words, "B, C, T")
         _checks.channels("features", features, self.feature_dim, "feature_dim of ALRModule")
-        _checks.channels("words", words, self.word_dim, "word_dim of ALRModule")
+        _checks.word_features(words, self.word_dim)
         _checks.same_sizes("words", words, "features", features, "0", "B")
         _checks.same_device(features=features, words=words)
         _checks.caption_lengths(lengths, "words", words)
@@ -133,10 +170,14 @@ class WeightStack(nn.Module):
 class ALRLoss(nn.Module):
     """Pull the layout towards the real one, easy and hard elements weighed apart (E5-E9).
 
-    R = |Θ* - Θ| is split at γ; φ_α and φ_β turn R_easy ⊙ h* and R_hard ⊙ h* into weights, and the
-    loss is the weighted norm of both plus a term that drives every hard weight above every easy
-    one. It takes any pair of layouts with any features on their grid, not only those of
-    `ALRModule`. A training-only module: give its parameters to the generator's optimiser.
+        R = |Θ* - Θ|,  R_easy = R where R < γ, R_hard = R where R >= γ
+        α = φ_α(R_easy ⊙ h*),  β = φ_β(R_hard ⊙ h*)
+        L_ALR = (‖α ⊙ R_easy‖_F + ‖β ⊙ R_hard‖_F + softplus(max α - min β)) / (N * D)
+
+    The last term drives every hard weight above every easy one. It takes any pair of layouts with
+    any features on their grid, not only those of `ALRModule`. A training-only module: give its
+    parameters to the generator's optimiser, and its loss to `TermBalance`, since as printed it is
+    far smaller than an adversarial loss.
 
     Args:
         feature_dim: D, channels of the real features.
@@ -163,18 +204,19 @@ class ALRLoss(nn.Module):
         *,
         max_words: int | None = None,
         gamma: float = 0.1,
-        normalization: str = "paper",
+        normalization: Normalization = "paper",
         detach_target: bool = True,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
         super().__init__()
         self.feature_dim = _checks.count("feature_dim", feature_dim)
         self.max_words = None if max_words is None else _checks.count("max_words", max_words)
         self.gamma = _checks.threshold(gamma)
-        choices = functional.NORMALIZATIONS
-        self.normalization = _checks.choice("normalization", normalization, choices)
+        self.normalization: Normalization = normalization
+        _checks.choice("normalization", normalization, NORMALIZATIONS)
         self.detach_target = detach_target
-        self.backend = check_backend(backend)
+        self.backend: Backend | None = backend
+        check_backend(backend)
         channels = max(feature_dim, max_words or 0)
         self.phi_easy = WeightStack(channels)
         self.phi_hard = WeightStack(channels)
@@ -189,41 +231,56 @@ class ALRLoss(nn.Module):
             )
 
     def terms(
-        self, layout: Tensor, real_layout: Tensor, real_features: Tensor
+        self,
+        layout: Tensor,
+        real_layout: Tensor,
+        real_features: Tensor,
+        lengths: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The three summands of `forward`: {"easy", "hard", "order"}, arguments as there."""
-        functional.check_target(layout, real_layout, real_features)
+        _checks.floating("real_features", real_features, "B, D, H, W")
         _checks.channels("real_features", real_features, self.feature_dim, "feature_dim of ALRLoss")
+        _checks.floating("layout", layout, "B, T, H, W")
         self._check_words(layout.shape[1])
-        if self.detach_target:
-            real_layout, real_features = real_layout.detach(), real_features.detach()
-        theta, real, features = functional.promoted(layout, real_layout, real_features)
-        gate = resolve("gated_residual", (theta, real, features), self.backend)
-        easy, hard = gate(theta, real, features, self.gamma)
-        theta, real, alpha, beta = functional.promoted(
-            theta, real, self.phi_easy(easy), self.phi_hard(hard)
+        return functional.alr_terms(
+            layout,
+            real_layout,
+            real_features,
+            self.phi_easy,
+            self.phi_hard,
+            gamma=self.gamma,
+            normalization=self.normalization,
+            detach_target=self.detach_target,
+            backend=self.backend,
+            lengths=lengths,
         )
-        close = resolve("layout_closing_reduction", (theta, real, alpha, beta), self.backend)
-        reduction = close(theta, real, alpha, beta, self.gamma)
-        size = self.feature_dim * layout.shape[2] * layout.shape[3]
-        return functional.alr_terms(reduction, size, self.normalization)
 
-    def forward(self, layout: Tensor, real_layout: Tensor, real_features: Tensor) -> Tensor:
+    def forward(
+        self,
+        layout: Tensor,
+        real_layout: Tensor,
+        real_features: Tensor,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
         """L_ALR, the mean over the batch.
 
         Args:
             layout: Θ, (B, T, H, W), T <= max_words.
             real_layout: Θ*, the same shape.
             real_features: h*, (B, D, H, W).
+            lengths: (B,) integers in 1..T, for layouts that may leave mass on padded words (a
+                masked attention of one's own): such mass is an error on the CPU and is left out
+                elsewhere, where looking at it would wait for the device.
 
         Returns:
             A float32 scalar (float64 for float64).
 
         Raises:
-            ValueError: shapes or devices do not fit, or T exceeds `max_words`.
+            ValueError: shapes or devices do not fit, T exceeds `max_words`, or a layout leaves mass
+                on padded words.
             TypeError: a dtype does not fit.
         """
-        terms = self.terms(layout, real_layout, real_features)
+        terms = self.terms(layout, real_layout, real_features, lengths)
         return terms["easy"] + terms["hard"] + terms["order"]
 
     def extra_repr(self) -> str:

@@ -1,11 +1,13 @@
 """E1-E12 as stateless functions: they check their input, promote dtypes once, pick a backend.
 
 B samples, T words (right-padded), D feature channels, K weight channels, H x W regions, N = H * W.
-Nothing here detaches a target: the modules do. Losses are float32 scalars (float64 in, float64
+The public functions let gradients through to real layouts and features: detach those yourself to
+make them targets, as the modules do by default. Losses are float32 scalars (float64 in, float64
 out), means over the batch; an empty batch gives 0.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,12 +16,10 @@ from torch.nn.functional import softplus
 from alr_layers import _checks
 from alr_layers.kernels import reference
 from alr_layers.kernels.dispatch import resolve
-
-MASKS = ("soft", "hard")
-NORMALIZATIONS = ("paper", "rms")
+from alr_layers.options import MASKS, NORMALIZATIONS, Backend, Mask, Normalization
 
 
-def promoted(*tensors: Tensor) -> tuple[Tensor, ...]:
+def _promoted(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors in their common dtype: every op sees one dtype."""
     dtype = tensors[0].dtype
     for tensor in tensors[1:]:
@@ -46,16 +46,18 @@ def _check_layouts(layout: Tensor, real_layout: Tensor) -> None:
     _checks.same_device(layout=layout, real_layout=real_layout)
 
 
-def check_target(layout: Tensor, real_layout: Tensor, real_features: Tensor) -> None:
-    """The input of the ALR loss: two layouts and the features on their grid."""
-    _check_layouts(layout, real_layout)
-    _checks.floating("real_features", real_features, "B, D, H, W")
-    _checks.same_sizes("real_features", real_features, "layout", layout, "023", "B and grid")
-    _checks.same_device(layout=layout, real_features=real_features)
+def _without_padding(name: str, layout: Tensor, lengths: Tensor | None) -> Tensor:
+    """`layout` with nothing on padded words; mass there is an error where it is seen for free."""
+    if lengths is None:
+        return layout
+    _checks.caption_lengths(lengths, name, layout, words=1)
+    padding = reference.padding_mask(lengths, layout.shape[1]).transpose(1, 2)[..., None]
+    _checks.nothing_at(name, layout, padding)
+    return layout.masked_fill(padding, 0)
 
 
 def semantic_similarity(
-    features: Tensor, projected_words: Tensor, lengths: Tensor, *, backend: str | None = None
+    features: Tensor, projected_words: Tensor, lengths: Tensor, *, backend: Backend | None = None
 ) -> Tensor:
     """The layout Θ, how much each region belongs to each word (E1-E2).
 
@@ -85,13 +87,13 @@ def semantic_similarity(
         tensor([0.5000, 0.5000, 0.0000])
     """
     _check_words(features, projected_words, lengths)
-    h, words = promoted(features, projected_words)
+    h, words = _promoted(features, projected_words)
     layout: Tensor = resolve("semantic_similarity", (h, words, lengths), backend)(h, words, lengths)
     return layout.to(features.dtype)
 
 
 def text_vision_matrix(
-    layout: Tensor, projected_words: Tensor, *, backend: str | None = None
+    layout: Tensor, projected_words: Tensor, *, backend: Backend | None = None
 ) -> Tensor:
     """The word context of every region, q[k] = Σ_j θ[k,j] ŵ[j] (E3).
 
@@ -117,17 +119,17 @@ def text_vision_matrix(
             f" {layout.shape[1]} words like layout of shape {tuple(layout.shape)}"
         )
     _checks.same_device(layout=layout, projected_words=projected_words)
-    theta, words = promoted(layout, projected_words)
+    theta, words = _promoted(layout, projected_words)
     context: Tensor = resolve("text_vision_matrix", (theta, words), backend)(theta, words)
     return context.to(layout.dtype)
 
 
 def layout_context(
-    features: Tensor, projected_words: Tensor, lengths: Tensor, *, backend: str | None = None
+    features: Tensor, projected_words: Tensor, lengths: Tensor, *, backend: Backend | None = None
 ) -> tuple[Tensor, Tensor]:
     """E1-E3 in one pass: (context, layout), arguments and errors as `semantic_similarity`."""
     _check_words(features, projected_words, lengths)
-    h, words = promoted(features, projected_words)
+    h, words = _promoted(features, projected_words)
     op = resolve("layout_context", (h, words, lengths), backend)
     context, layout = op(h, words, lengths)
     return context.to(features.dtype), layout.to(features.dtype)
@@ -149,13 +151,13 @@ def alr_residual(layout: Tensor, real_layout: Tensor, *, gamma: float) -> tuple[
         TypeError: a dtype does not fit.
     """
     _check_layouts(layout, real_layout)
-    theta, real = promoted(layout, real_layout)
+    theta, real = _promoted(layout, real_layout)
     easy, hard = reference.split_residual(theta, real, _checks.threshold(gamma))
     return easy.to(theta.dtype), hard.to(theta.dtype)
 
 
-def alr_terms(
-    reduction: tuple[Tensor, Tensor, Tensor, Tensor], size: int, normalization: str
+def _closing_terms(
+    reduction: tuple[Tensor, Tensor, Tensor, Tensor], size: int, normalization: Normalization
 ) -> dict[str, Tensor]:
     """The three terms of E9 from its closing reduction; `size` is N * D."""
     easy_norm, hard_norm, highest, lowest = reduction
@@ -168,6 +170,37 @@ def alr_terms(
     }
 
 
+def alr_terms(
+    layout: Tensor,
+    real_layout: Tensor,
+    real_features: Tensor,
+    phi_easy: Callable[[Tensor], Tensor],
+    phi_hard: Callable[[Tensor], Tensor],
+    *,
+    gamma: float,
+    normalization: Normalization,
+    detach_target: bool,
+    backend: Backend | None,
+    lengths: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """E5-E9 from layouts to {"easy", "hard", "order"}; options as `ALRLoss`, which holds the φ."""
+    _check_layouts(layout, real_layout)
+    _checks.floating("real_features", real_features, "B, D, H, W")
+    _checks.same_sizes("real_features", real_features, "layout", layout, "023", "B and grid")
+    _checks.same_device(layout=layout, real_features=real_features)
+    layout = _without_padding("layout", layout, lengths)
+    real_layout = _without_padding("real_layout", real_layout, lengths)
+    if detach_target:
+        real_layout, real_features = real_layout.detach(), real_features.detach()
+    theta, real, features = _promoted(layout, real_layout, real_features)
+    gate = resolve("gated_residual", (theta, real, features), backend)
+    easy, hard = gate(theta, real, features, gamma)
+    theta, real, alpha, beta = _promoted(theta, real, phi_easy(easy), phi_hard(hard))
+    close = resolve("layout_closing_reduction", (theta, real, alpha, beta), backend)
+    reduction = close(theta, real, alpha, beta, gamma)
+    return _closing_terms(reduction, real_features.shape[1:].numel(), normalization)
+
+
 def alr_loss(
     easy: Tensor,
     hard: Tensor,
@@ -175,8 +208,8 @@ def alr_loss(
     beta: Tensor,
     *,
     feature_dim: int,
-    normalization: str = "paper",
-    backend: str | None = None,
+    normalization: Normalization = "paper",
+    backend: Backend | None = None,
 ) -> Tensor:
     """L_ALR = (‖α ⊙ R_easy‖_F + ‖β ⊙ R_hard‖_F + softplus(max α - min β)) / (N * D) (E9).
 
@@ -216,13 +249,13 @@ def alr_loss(
             f" words of easy"
         )
     size = _checks.count("feature_dim", feature_dim) * easy.shape[2] * easy.shape[3]
-    tensors = promoted(easy, hard, alpha, beta)
+    tensors = _promoted(easy, hard, alpha, beta)
     reduction = resolve("closing_reduction", tensors, backend)(*tensors)
-    terms = alr_terms(reduction, size, normalization)
+    terms = _closing_terms(reduction, size, normalization)
     return terms["easy"] + terms["hard"] + terms["order"]
 
 
-def layout_mask(layout: Tensor, *, mask: str = "soft") -> Tensor:
+def layout_mask(layout: Tensor, *, mask: Mask = "soft") -> Tensor:
     """Where the words lay claim to the image: the layout mask M_Θ (our readings).
 
     Args:
@@ -246,13 +279,14 @@ def lvr_terms(
     real_features: Tensor,
     layout: Tensor,
     real_layout: Tensor,
-    mask: str,
-    normalization: str,
-    backend: str | None,
     *,
+    mask: Mask,
+    normalization: Normalization = "paper",
     detach_target: bool = False,
+    backend: Backend | None,
+    lengths: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """E10 and E11 from one pass: {"perception", "style"}."""
+    """E10 and E11 from one pass, {"perception", "style"}; options as `LVRLoss`."""
     _checks.floating("features", features, "B, D, H, W")
     _checks.floating("real_features", real_features, "B, D, H, W")
     _checks.same_sizes("real_features", real_features, "features", features, "0123", "shape")
@@ -261,9 +295,11 @@ def lvr_terms(
     _checks.same_device(features=features, real_features=real_features, layout=layout)
     _checks.choice("mask", mask, MASKS)
     _checks.choice("normalization", normalization, NORMALIZATIONS)
+    layout = _without_padding("layout", layout, lengths)
+    real_layout = _without_padding("real_layout", real_layout, lengths)
     if detach_target:
         real_features, real_layout = real_features.detach(), real_layout.detach()
-    tensors = promoted(features, real_features, layout, real_layout)
+    tensors = _promoted(features, real_features, layout, real_layout)
     distance, gram = resolve("masked_difference", tensors, backend)(*tensors, mask)
     size = features.shape[1] * features.shape[2] * features.shape[3]
     divisor = size if normalization == "paper" else math.sqrt(size)
@@ -279,9 +315,9 @@ def perception_refinement_loss(
     layout: Tensor,
     real_layout: Tensor,
     *,
-    mask: str = "soft",
-    normalization: str = "paper",
-    backend: str | None = None,
+    mask: Mask = "soft",
+    normalization: Normalization = "paper",
+    backend: Backend | None = None,
 ) -> Tensor:
     """L_PR = ‖M_Θ ⊙ h - M_Θ* ⊙ h*‖_F / (N * D) (E10).
 
@@ -302,7 +338,8 @@ def perception_refinement_loss(
         TypeError: a dtype does not fit.
     """
     tensors = (features, real_features, layout, real_layout)
-    return lvr_terms(*tensors, mask, normalization, backend)["perception"]
+    terms = lvr_terms(*tensors, mask=mask, normalization=normalization, backend=backend)
+    return terms["perception"]
 
 
 def style_refinement_loss(
@@ -311,12 +348,13 @@ def style_refinement_loss(
     layout: Tensor,
     real_layout: Tensor,
     *,
-    mask: str = "soft",
-    backend: str | None = None,
+    mask: Mask = "soft",
+    backend: Backend | None = None,
 ) -> Tensor:
     """L_SR = ‖G(M_Θ ⊙ h) - G(M_Θ* ⊙ h*)‖_F / (N * D), G(x) = x xᵀ (E11).
 
     Arguments, return value and errors as `perception_refinement_loss`; there is no choice of
     normalisation, since this term does not shrink with resolution.
     """
-    return lvr_terms(features, real_features, layout, real_layout, mask, "paper", backend)["style"]
+    tensors = (features, real_features, layout, real_layout)
+    return lvr_terms(*tensors, mask=mask, backend=backend)["style"]

@@ -1,7 +1,7 @@
 """Keep real features out of a host's running statistics: frozen_statistics."""
 
 from collections.abc import Iterator, MutableMapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,7 +46,15 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module is a {type(module).__name__}, expected a torch.nn.Module")
-    kept = [entry for part in module.modules() for entry in _statistics(part)]
+    with all_frozen((module,)):
+        yield
+
+
+@contextmanager
+def all_frozen(modules: tuple[nn.Module, ...]) -> Iterator[None]:
+    """`frozen_statistics` of several networks."""
+    parts = {id(part): part for module in modules for part in module.modules()}
+    kept = [entry for part in parts.values() for entry in _statistics(part)]
     try:
         for store, name, value in kept:
             store[name] = _copy(value)
@@ -54,15 +62,6 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for store, name, value in kept:
             store[name] = value
-
-
-@contextmanager
-def all_frozen(modules: tuple[nn.Module, ...]) -> Iterator[None]:
-    """`frozen_statistics` of several networks."""
-    with ExitStack() as stack:
-        for module in modules:
-            stack.enter_context(frozen_statistics(module))
-        yield
 
 
 def keeps_statistics(module: nn.Module) -> bool:

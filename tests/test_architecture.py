@@ -18,14 +18,19 @@ LIBRARY = {
     "kernels.reductions": set(),
     "kernels.reference": {"kernels"},
     "kernels.dispatch": {"kernels"},
-    "functional": {"_checks", "kernels"},
-    "alr": {"_checks", "functional", "kernels"},
-    "lvr": {"_checks", "functional", "kernels"},
+    "options": set(),
+    "captions": {"_checks"},
+    "functional": {"_checks", "kernels", "options"},
+    "alr": {"_checks", "functional", "kernels", "options"},
+    "lvr": {"_checks", "functional", "kernels", "options"},
     "_gradients": set(),
     "_stages": set(),
     "balance": {"_checks", "_gradients", "_stages"},
     "statistics": set(),
-    "refinement": {"_checks", "alr", "lvr", "statistics"},
+    "encoder": {"_checks"},
+    "_host": set(),
+    "_images": {"_checks"},
+    "refinement": {"_checks", "_host", "_images", "alr", "encoder", "lvr", "statistics"},
 }
 FORBIDDEN_IN_LIBRARY = {"numpy", "torchvision", "einops", "timm", "scipy", "PIL"}
 

@@ -30,7 +30,7 @@ class TrainingStep(nn.Module):
 
 def step_inputs(batch: int = 2, words: int = 5) -> tuple[Tensor, ...]:
     inputs = make_inputs(batch, words, 8, 4, 6, dtype=torch.float32)
-    images, text = torch.randn(batch, 3, 4, 6), torch.randn(batch, 6, words)
+    images, text = torch.randn(batch, 3, 4, 6).tanh(), torch.randn(batch, 6, words)
     return inputs.features.requires_grad_(), images, text, inputs.lengths
 
 

@@ -39,7 +39,7 @@ class Stage(nn.Module):
 def batch() -> tuple[Tensor, ...]:
     inputs = make_inputs(2 * PROCESSES, 5, 8, 4, 6, dtype=torch.float32)
     generator = torch.Generator().manual_seed(5)
-    images = torch.rand(2 * PROCESSES, 3, 4, 6, generator=generator)
+    images = torch.randn(2 * PROCESSES, 3, 4, 6, generator=generator).tanh()
     words = torch.randn(2 * PROCESSES, 6, 5, generator=generator)
     return inputs.features, images, words, inputs.lengths
 

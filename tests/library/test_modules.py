@@ -226,7 +226,7 @@ def test_refinement_takes_a_whole_stage_and_any_module():
     encoder = alr_layers.LayoutEncoder(CHANNELS, downsample=2)
     refine = alr_layers.LayoutRefinement(Similar(), decode=Head(scale=2), encoder=encoder)
     given = tensors()
-    images = torch.randn(BATCH, 3, 2 * HEIGHT, 2 * WIDTH)
+    images = torch.randn(BATCH, 3, 2 * HEIGHT, 2 * WIDTH).tanh()
     results = refine(given["features"], given["layout"], images, given["words"], given["lengths"])
     assert all(value.isfinite() for value in results.values())
 

@@ -16,16 +16,20 @@ CALLABLES = {
     "ALRModule.layout": "(self, features, words, lengths)",
     "ALRLoss": "(feature_dim, *, max_words=None, gamma=0.1, normalization='paper',"
     " detach_target=True, backend=None)",
-    "ALRLoss.forward": "(self, layout, real_layout, real_features)",
-    "ALRLoss.terms": "(self, layout, real_layout, real_features)",
+    "ALRModule.from_conv": "(weight, *, backend=None)",
+    "ALRLoss.forward": "(self, layout, real_layout, real_features, lengths=None)",
+    "ALRLoss.terms": "(self, layout, real_layout, real_features, lengths=None)",
     "LVRLoss": "(*, mask='soft', normalization='paper', detach_target=True, backend=None)",
-    "LVRLoss.forward": "(self, features, real_features, layout, real_layout)",
-    "LVRLoss.terms": "(self, features, real_features, layout, real_layout)",
-    "LayoutEncoder": "(feature_dim, *, downsample=1, width=None)",
+    "LVRLoss.forward": "(self, features, real_features, layout, real_layout, lengths=None)",
+    "LVRLoss.terms": "(self, features, real_features, layout, real_layout, lengths=None)",
+    "LayoutEncoder": "(feature_dim, *, downsample=1, width=None, grid=None)",
     "LayoutEncoder.forward": "(self, images)",
-    "LayoutRefinement": "(module, *, decode, use_lvr=True, alr=None, lvr=None, encoder=None)",
-    "LayoutRefinement.forward": "(self, features, layout, real_images, words, lengths)",
-    "LayoutRefinement.terms": "(self, features, layout, real_images, words, lengths, *, real=None)",
+    "LayoutRefinement": "(module, *, decode, use_lvr=True, alr=None, lvr=None,"
+    " encoder=None, host=None)",
+    "LayoutRefinement.forward": "(self, features, layout, real_images, words, lengths, *,"
+    " decode_args=())",
+    "LayoutRefinement.terms": "(self, features, layout, real_images, words, lengths, *,"
+    " decode_args=(), real=None)",
     "LayoutRefinement.total": "(terms)",
     "LayoutRefinement.real_branch": "(self, real_images, words, lengths)",
     "TermBalance": "(*, start=0, ramp=0, every=16, weights=None, **shares)",
@@ -34,11 +38,14 @@ CALLABLES = {
     "TermBalance.measure": "(self, host_loss, terms, *, at, step, anchors=None)",
     "TermBalance.weight": "(self, name, step)",
     "TermBalance.report": "(self)",
+    "LayoutSource.layout": "(self, features, words, lengths)",
     "LayoutOutput": "(context, layout)",
     "semantic_similarity": "(features, projected_words, lengths, *, backend=None)",
     "text_vision_matrix": "(layout, projected_words, *, backend=None)",
     "alr_residual": "(layout, real_layout, *, gamma)",
     "alr_loss": "(easy, hard, alpha, beta, *, feature_dim, normalization='paper', backend=None)",
+    "lengths_from_mask": "(mask, *, padding)",
+    "lengths_from_clip_tokens": "(tokens, *, end=None)",
     "layout_mask": "(layout, *, mask='soft')",
     "perception_refinement_loss": "(features, real_features, layout, real_layout, *, mask='soft',"
     " normalization='paper', backend=None)",
@@ -69,7 +76,10 @@ def signature(name: str) -> str:
 
 
 def test_names():
-    frozen = {name for name in CALLABLES if "." not in name} | {"FusedUnavailableError"}
+    frozen = {name for name in CALLABLES if "." not in name} | {
+        "FusedUnavailableError",
+        "LayoutSource",
+    }
     assert set(alr_layers.__all__) == frozen
     assert all(hasattr(alr_layers, name) for name in frozen)
 
