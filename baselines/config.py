@@ -1,83 +1,131 @@
-"""The resolved configuration of a run: frozen dataclasses, strict overrides, JSON round trip."""
+"""The resolved configuration of a run. Every setting stands here, once, on a line of its own.
+
+A setting has its default, its meaning, the rule for its values, and says whether a run may go on
+with another value (`resume=True`) and which command alone reads it (`only`).
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import json
-import math
-import typing
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
-from baselines.errors import UserError
+from baselines.settings import (
+    ConfigError,
+    Group,
+    above,
+    at_least,
+    between,
+    flat,
+    from_dict,
+    one_of,
+    override,
+    registered,
+    rule,
+    setting,
+    settings,
+    to_dict,
+    unknown_key,
+)
 
-T = TypeVar("T")
-Rule = tuple[Callable[[typing.Any], bool], str]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "EncoderConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "RefineConfig",
+    "RunConfig",
+    "TermConfig",
+    "flat",
+    "from_dict",
+    "load_config",
+    "override",
+    "save_config",
+    "settings",
+    "to_dict",
+    "unknown_key",
+]
+
+SOURCES = registered("baselines.data.opening:NAMES")
+HOSTS = registered("baselines.hosts:HOSTS")
+POWER_OF_TWO = rule(
+    lambda value: value >= 8 and value & (value - 1) == 0, "a power of two, 8 or more"
+)
+EVEN = rule(lambda value: value > 0 and value % 2 == 0, "an even number above 0")
+MOMENTUM = rule(lambda value: 0 <= value < 1, "a number from 0 to below 1")
+SEED = rule(lambda value: -(2**63) <= value < 2**63, "64 bits")
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Which images and captions.
+class DataConfig(Group):
+    """Which images and captions."""
 
-    `root` is the folder of `cub`, `coco` and `folder`; `scenes` needs none and draws `train_images`
-    and `test_images` scenes of up to `max_objects` objects from `seed`. `captions_per_image = 0`
-    uses all there are.
-    """
-
-    name: str = "scenes"
-    root: str = ""
-    max_words: int = 18
-    captions_per_image: int = 0
-    min_count: int = 1
-    workers: int = 0
-    skip_broken: bool = False
-    split_file: str = ""
-    seed: int = 0
-    train_images: int = 20000
-    test_images: int = 1000
-    max_objects: int = 3
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """The DAMSM text and image encoders and how they are pre-trained (baselines_spec 2, 3, 8.1)."""
-
-    embedding_dim: int = 256
-    token_dim: int = 300
-    dropout: float = 0.5
-    trunk: str = "inception_v3"
-    input_size: int = 299
-    pretrained: bool = True
-    train_trunk: bool = False
-    batch_size: int = 48
-    images: int = 0
-    lr: float = 2e-3
-    lr_decay: float = 0.98
-    clip: float = 0.25
+    name: str = setting(
+        "scenes",
+        "data set: scenes (drawn, nothing to download), cub, coco, folder (your own images), ...",
+        SOURCES,
+    )
+    root: str = setting("", "folder of the data set, --data-root; scenes has none", resume=True)
+    max_words: int = setting(18, "words of a caption that are used", above(0))
+    captions_per_image: int = setting(0, "captions of an image that are used, 0: all", at_least(0))
+    min_count: int = setting(1, "how often a word must occur to have its own code", above(0))
+    workers: int = setting(
+        0, "processes that load images, 0: the trainer itself", at_least(0), resume=True
+    )
+    skip_broken: bool = setting(False, "leave out broken images and captions, --skip-broken")
+    split_file: str = setting("", "file that names a folder's test images, --split-file")
+    seed: int = setting(0, "from which scenes are drawn", SEED)
+    train_images: int = setting(20000, "scenes of the training split", above(0))
+    test_images: int = setting(1000, "scenes of the test split", above(0))
+    max_objects: int = setting(3, "objects of a scene at most", between(1, 3))
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The generator and the discriminators; `name` is attngan, dmgan or alrgan.
+class EncoderConfig(Group):
+    """DAMSM's text and image encoders and how they are pre-trained."""
 
-    `single_image` leaves out all image heads and discriminators but the last (AttnDCGAN);
-    `legacy_mask` reproduces the originals' mis-tiled padding mask (baselines_spec 4.6).
-    """
+    embedding_dim: int = setting(256, "E, width of words, sentences and regions", EVEN)
+    token_dim: int = setting(300, "width of the word embedding", above(0))
+    dropout: float = setting(0.5, "on the word embedding, in training", between(0, 1))
+    trunk: str = setting(
+        "inception_v3", "network of the image encoder: inception_v3, small, timm's"
+    )
+    input_size: int = setting(299, "side in pixels of what the image encoder sees", above(0))
+    pretrained: bool = setting(True, "start the trunk from ImageNet weights")
+    train_trunk: bool = setting(False, "let the trunk learn")
+    batch_size: int = setting(48, "image-caption pairs of a step on one process", at_least(2))
+    images: int = setting(0, "length of the training in images seen", at_least(0), resume=True)
+    lr: float = setting(2e-3, "learning rate of Adam", above(0))
+    lr_decay: float = setting(
+        0.98,
+        "factor on the learning rate after every epoch, down to a tenth",
+        rule(lambda value: 0 < value <= 1, "a number above 0, at most 1"),
+    )
+    clip: float = setting(
+        0.25, "norm that the text encoder's gradient is cut to, 0: never", at_least(0)
+    )
 
-    name: str = "alrgan"
-    feature_dim: int = 32
-    discriminator_dim: int = 64
-    condition_dim: int = 100
-    noise_dim: int = 100
-    base_size: int = 64
-    stages: int = 3
-    residual_blocks: int = 2
-    single_image: bool = False
-    legacy_mask: bool = False
-    discriminator_norm: str = ""
+
+@dataclass(frozen=True)
+class ModelConfig(Group):
+    """The generator and the discriminators."""
+
+    name: str = setting("alrgan", "the host, set by the command: train MODEL", HOSTS)
+    feature_dim: int = setting(32, "g, channels that an image is painted from", above(0))
+    discriminator_dim: int = setting(64, "d, channels of a discriminator's first layer", above(0))
+    discriminator_norm: str = setting(
+        "", "norm of the discriminators, '': the host's own", one_of("", "batch", "spectral")
+    )
+    condition_dim: int = setting(100, "width of the conditioning augmentation", above(0))
+    noise_dim: int = setting(100, "width of the noise", above(0))
+    base_size: int = setting(64, "side in pixels of the first stage's image", POWER_OF_TWO)
+    stages: int = setting(3, "stages, each doubles the side of the one before", above(0))
+    residual_blocks: int = setting(2, "residual blocks of a refinement stage", at_least(0))
+    single_image: bool = setting(False, "paint and judge the last stage only (AttnDCGAN)")
+    legacy_mask: bool = setting(False, "the originals' mis-tiled padding mask (AttnGAN issue 93)")
 
     @property
     def image_sizes(self) -> tuple[int, ...]:
@@ -87,265 +135,130 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class TermConfig:
+class TermConfig(Group):
     """How one added term enters the objective.
 
-    The weight is 0 before `start` (steps), then rises linearly over `ramp` steps. With `share` > 0
-    the term is rescaled so that its gradient at the stage's features is `share` times the
-    host's gradient there (DESIGN 4: as printed it is a thousandth to a millionth of it).
+    The weight is 0 before `start`, then rises linearly over `ramp` steps. With `share` > 0 the
+    term is rescaled so that its gradient at the stage's features is `share` times the host's
+    gradient there; as printed it is a thousandth to a millionth of it.
     """
 
-    weight: float = 1.0
-    start: int = 0
-    ramp: int = 0
-    share: float = 0.0
+    weight: float = setting(1.0, "factor on the term", at_least(0))
+    start: int = setting(0, "steps before it enters", at_least(0))
+    ramp: int = setting(0, "steps over which its weight rises", at_least(0))
+    share: float = setting(
+        0.0, "share of the host's gradient it is held at, 0: as it comes", at_least(0)
+    )
 
 
 @dataclass(frozen=True)
-class RefineConfig:
-    """The terms that ALR adds to a host: `terms` is "", "alr" or "alr,lvr"."""
+class RefineConfig(Group):
+    """The terms that ALR adds to a host."""
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The terms by name."""
-        return tuple(name for name in self.terms.split(",") if name)
-
-    terms: str = ""
-    source: str = "module"
-    decode: str = "stage"
-    gamma: float = 0.1
-    mask: str = "soft"
-    normalization: str = "paper"
-    detach_target: bool = True
+    terms: str = setting("", "added terms, '' for none; see --refine", one_of("", "alr", "alr,lvr"))
+    source: str = setting(
+        "module",
+        "where the layouts of real and synthesized images come from: the stage's own module, or "
+        "DAMSM's word-region attention",
+        one_of("module", "damsm"),
+    )
+    decode: str = setting(
+        "stage",
+        "what decodes the refined features: the whole next stage or the image head",
+        one_of("head", "stage"),
+    )
+    gamma: float = setting(0.1, "γ, similarity that parts easy from hard regions", between(0, 1))
+    mask: str = setting("soft", "how LVR weighs a region by the layout", one_of("soft", "hard"))
+    normalization: str = setting(
+        "paper", "of the norms: 1/(N·D) as printed, or rms", one_of("paper", "rms")
+    )
+    detach_target: bool = setting(True, "let no gradient into the real image's layout")
     alr: TermConfig = field(default_factory=TermConfig)
     reconstruction: TermConfig = field(default_factory=TermConfig)
     lvr: TermConfig = field(default_factory=TermConfig)
 
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights and temperatures of the host's losses (E13-E16, baselines_spec 6)."""
-
-    damsm: float = 5.0
-    kl: float = 1.0
-    gamma1: float = 4.0
-    gamma2: float = 5.0
-    gamma3: float = 10.0
-    wrong: str = "derange"
-    bank: int = 0
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The added terms one by one: (), ("alr",) or ("alr", "lvr")."""
+        return tuple(self.terms.split(",")) if self.terms else ()
 
 
 @dataclass(frozen=True)
-class OptimConfig:
-    """Optimisers, averaging and arithmetic; `images` is the length of training in images seen."""
+class LossConfig(Group):
+    """Weights and temperatures of the host's losses (E13-E16)."""
 
-    batch_size: int = 20
-    images: int = 5_000_000
-    g_lr: float = 2e-4
-    d_lr: float = 2e-4
-    beta1: float = 0.5
-    beta2: float = 0.999
-    ema: float = 0.999
-    amp: str = "no"
-    decay: float = 0.0
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Seed, device and how often a run logs, draws and saves (in steps)."""
-
-    seed: int = 0
-    device: str = "auto"
-    log_every: int = 50
-    grid_every: int = 1000
-    checkpoint_every: int = 1000
-    keep: int = 2
-    tensorboard: bool = False
+    damsm: float = setting(5.0, "weight of DAMSM's terms, 0: none", at_least(0), only="train")
+    kl: float = setting(1.0, "weight of the conditioning's KL term", at_least(0), only="train")
+    gamma1: float = setting(4.0, "γ1, sharpness of a word's attention over regions", above(0))
+    gamma2: float = setting(5.0, "γ2, sharpness of the best word in a caption's score", above(0))
+    gamma3: float = setting(10.0, "γ3, sharpness among the captions of a batch", above(0))
+    wrong: str = setting(
+        "derange",
+        "wrong captions of D: of another class where possible, or the batch shifted by one",
+        one_of("shift", "derange"),
+        only="train",
+    )
+    bank: int = setting(
+        0,
+        "captions of the latest steps that an image's sentence code must tell from its own, beside "
+        "the batch's; 0: the original",
+        at_least(0),
+        only="train",
+    )
 
 
 @dataclass(frozen=True)
-class Config:
+class OptimConfig(Group):
+    """Optimisers, averaging and arithmetic."""
+
+    batch_size: int = setting(20, "images of a step on one process", at_least(2))
+    accumulate: int = setting(1, "batches whose gradients make one step", at_least(1))
+    images: int = setting(5_000_000, "length of training in images seen", above(0), resume=True)
+    g_lr: float = setting(2e-4, "learning rate of the generator's Adam", above(0))
+    d_lr: float = setting(2e-4, "learning rate of each discriminator's Adam", above(0))
+    decay: float = setting(
+        0.0, "last share of the run over which both rates fall linearly to 2 %", between(0, 1)
+    )
+    beta1: float = setting(0.5, "Adam's decay of the mean", MOMENTUM)
+    beta2: float = setting(0.999, "Adam's decay of the square", MOMENTUM)
+    ema: float = setting(0.999, "decay of the averaged generator", between(0, 1))
+    amp: str = setting(
+        "no",
+        "arithmetic of the step: float32, mixed bf16 or fp16; auto: bf16 where the hardware "
+        "multiplies it natively, else float32",
+        one_of("no", "auto", "bf16", "fp16"),
+    )
+
+
+@dataclass(frozen=True)
+class RunConfig(Group):
+    """Seed, device and how often a run logs, draws and saves."""
+
+    seed: int = setting(0, "of initial weights, noise and the order of images", SEED)
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1, ...", resume=True)
+    log_every: int = setting(50, "steps between lines of the log", above(0), resume=True)
+    grid_every: int = setting(
+        1000, "steps between grids of pictures", above(0), resume=True, only="train"
+    )
+    evaluate_every: int = setting(
+        0, "steps between evaluations, 0: never", at_least(0), resume=True, only="train"
+    )
+    checkpoint_every: int = setting(1000, "steps between checkpoints", above(0), resume=True)
+    keep: int = setting(2, "checkpoints that are kept", above(0), resume=True)
+    tensorboard: bool = setting(False, "write events for TensorBoard too", resume=True)
+
+
+@dataclass(frozen=True)
+class Config(Group):
     """Everything that determines a run; saved in its directory and in every checkpoint."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig, metadata={"only": "damsm"})
+    model: ModelConfig = field(default_factory=ModelConfig, metadata={"only": "train"})
     loss: LossConfig = field(default_factory=LossConfig)
-    refine: RefineConfig = field(default_factory=RefineConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig, metadata={"only": "train"})
+    optim: OptimConfig = field(default_factory=OptimConfig, metadata={"only": "train"})
     run: RunConfig = field(default_factory=RunConfig)
-
-
-class ConfigError(UserError):
-    """A configuration key or value that does not fit; the message names it and the remedy."""
-
-
-# Values that mean something only from a closed list; anything else is refused when it is set.
-CHOICES: dict[str, tuple[str, ...]] = {
-    "data.name": ("scenes", "cub", "coco", "folder"),
-    "model.name": ("attngan", "dmgan", "alrgan"),
-    "refine.terms": ("", "alr", "alr,lvr"),
-    "refine.decode": ("head", "stage"),
-    "refine.mask": ("soft", "hard"),
-    "refine.normalization": ("paper", "rms"),
-    "loss.wrong": ("shift", "derange"),
-    "optim.amp": ("no", "bf16", "fp16"),
-}
-
-
-def _at_least(lowest: float) -> Rule:
-    return (lambda value: value >= lowest), f"expected {lowest:g} or more"
-
-
-ABOVE_ZERO: Rule = (lambda value: value > 0), "expected a number above 0"
-UNIT: Rule = (lambda value: 0 <= value <= 1), "expected a number between 0 and 1"
-TERM_KEYS = [
-    f"refine.{term}.{name}"
-    for term in ("alr", "reconstruction", "lvr")
-    for name in ("weight", "start", "ramp", "share")
-]
-
-# What a number must satisfy, by key; the message completes "key=value: ".
-RULES: dict[str, Rule] = {
-    "model.base_size": (
-        lambda value: value >= 8 and value & (value - 1) == 0,
-        "expected a power of two, 8 or more",
-    ),
-    "optim.batch_size": _at_least(2),
-    "encoder.batch_size": _at_least(2),
-    **dict.fromkeys(
-        [
-            "data.max_words", "data.min_count", "data.train_images", "data.test_images",
-            "encoder.embedding_dim", "encoder.token_dim", "encoder.input_size", "encoder.lr",
-            "model.feature_dim", "model.discriminator_dim", "model.condition_dim",
-            "model.noise_dim", "model.stages", "optim.images", "optim.g_lr", "optim.d_lr",
-            "run.log_every", "run.grid_every", "run.checkpoint_every", "run.keep",
-        ],
-        ABOVE_ZERO,
-    ),
-    **dict.fromkeys(
-        ["encoder.dropout", "refine.gamma", "optim.ema", "optim.beta1", "optim.beta2"], UNIT
-    ),
-    **dict.fromkeys(
-        [
-            "data.captions_per_image", "data.workers", "encoder.images", "encoder.clip",
-            "model.residual_blocks", "loss.damsm", "loss.kl",
-            *TERM_KEYS,
-        ],
-        _at_least(0),
-    ),
-    "data.max_objects": (lambda value: value in (1, 2, 3), "expected 1, 2 or 3"),
-}  # fmt: skip
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A nested dictionary of plain values, in the order of declaration."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
-    """Build `cls` from a nested dictionary; missing keys keep their defaults.
-
-    Raises:
-        ConfigError: an unknown key (the nearest one is named), a wrong type or an impossible value.
-    """
-    hints = typing.get_type_hints(cls)
-    arguments = {}
-    for name, value in values.items():
-        key = prefix + name
-        if name not in hints:
-            raise ConfigError(unknown_key(key, [prefix + known for known in hints]))
-        if dataclasses.is_dataclass(hints[name]):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{key}: {value!r} is not a group of settings")
-            arguments[name] = from_dict(typing.cast(type, hints[name]), value, key + ".")
-        else:
-            arguments[name] = checked(key, value, hints[name])
-    return cls(**arguments)
-
-
-def override(config: Config, assignments: Iterable[str]) -> Config:
-    """Apply `group.key=value` strings as given on the command line, later ones winning.
-
-    Raises:
-        ConfigError: an assignment without `=`, an unknown key or a value of the wrong type.
-    """
-    for assignment in assignments:
-        key, separator, text = assignment.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {assignment}: write it as group.key=value")
-        config = replace_path(config, key.strip(), text.strip())
-    return config
-
-
-def replace_path(config: Config, key: str, text: str) -> Config:
-    """A copy of `config` with the value at the dotted `key` parsed from `text`."""
-    node: Any = config
-    parents = []
-    parts = key.split(".")
-    for depth, part in enumerate(parts):
-        hints = typing.get_type_hints(type(node))
-        if part not in hints:
-            raise ConfigError(unknown_key(key, list(all_keys(Config))))
-        is_group = dataclasses.is_dataclass(hints[part])
-        if is_group != (depth < len(parts) - 1):
-            raise ConfigError(
-                f"{key}: names a group; its keys are {', '.join(all_keys(hints[part], key + '.'))}"
-                if is_group
-                else unknown_key(key, list(all_keys(Config)))
-            )
-        parents.append((node, part))
-        node = getattr(node, part)
-    value: Any = checked(key, parse(key, text, type(node)), type(node))
-    for parent, part in reversed(parents):
-        value = dataclasses.replace(parent, **{part: value})
-    return typing.cast(Config, value)
-
-
-def parse(key: str, text: str, kind: type) -> Any:
-    """Read `text` as a value of type `kind`."""
-    if kind is str:
-        return text
-    if kind is bool:
-        if text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        raise ConfigError(f"{key}={text}: expected true or false")
-    try:
-        return kind(text.replace("_", "")) if kind is int else kind(text)
-    except ValueError:
-        raise ConfigError(f"{key}={text}: expected {kind.__name__}") from None
-
-
-def checked(key: str, value: Any, kind: type) -> Any:
-    """`value` if it may stand at `key`; an int is accepted where a float is expected."""
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise ConfigError(f"{key}={value!r}: expected {kind.__name__}, got {type(value).__name__}")
-    if kind is float and not math.isfinite(value):
-        raise ConfigError(f"{key}={value}: expected a finite number")
-    if key in CHOICES and value not in CHOICES[key]:
-        choices = ", ".join(repr(choice) for choice in CHOICES[key])
-        raise ConfigError(f"{key}={value!r}: expected one of {choices}")
-    holds, expectation = RULES.get(key, (None, ""))
-    if holds is not None and not holds(value):
-        raise ConfigError(f"{key}={value}: {expectation}")
-    return value
-
-
-def all_keys(cls: Any, prefix: str = "") -> Iterable[str]:
-    """Every dotted key below `cls`."""
-    for name, hint in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
-            yield from all_keys(hint, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
-def unknown_key(key: str, known: list[str]) -> str:
-    """The message for a key that does not exist, naming the nearest that does."""
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    return f"unknown key {key!r}; the nearest is {nearest[0]!r}"
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -354,5 +267,16 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def load_config(path: Path) -> Config:
-    """Read a configuration written by `save_config`."""
-    return from_dict(Config, json.loads(path.read_text(encoding="utf-8")))
+    """Read a configuration written by `save_config`.
+
+    Raises:
+        ConfigError: the file is no JSON, or holds keys or values that do not fit.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from None
+    try:
+        return from_dict(Config, values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
