@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -81,8 +81,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(config, args.run_dir, args.encoders, world)
 
 
-def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) -> None:
+def run(
+    config: Config,
+    run_dir: Path,
+    encoders_dir: Path | None,
+    world: World,
+    *,
+    hooks: Callable[[GANObjective], Sequence[Hook]] = lambda objective: (),
+) -> None:
     """Train `config` in `run_dir`, from its newest checkpoint where there is one.
+
+    `hooks` gives further things to do at intervals, on the main rank, of the objective they look
+    at.
 
     Raises:
         ConfigError: settings that contradict one another, or a directory with a run of others.
@@ -105,10 +115,10 @@ def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) 
     source = checked_source(config, "train", encoders.vocabulary)
     objective = build_objective(config, encoders, world)
     # Nothing is written before everything that can be refused has been.
-    hooks = []
+    done: list[Hook] = []
     if world.is_main:
         prepare(run_dir, config, encoders, objective, fresh=saved is None)
-        hooks = build_hooks(config, run_dir, encoders, objective)
+        done = [*build_hooks(config, run_dir, encoders, objective), *hooks(objective)]
 
     batches = training_batches(
         config,
@@ -126,7 +136,7 @@ def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) 
         world,
         total_images=config.optim.images,
         batch_size=config.optim.batch_size,
-        hooks=hooks,
+        hooks=done,
         saved=saved,
         extra={"vocabulary": encoders.vocabulary.to_dict()},
     )
