@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from baselines.config import Config, ConfigError, EncoderConfig, unknown_key
 from baselines.hosts import alrgan, attngan, dmgan
-from baselines.networks.discriminators import Discriminator
-from baselines.networks.encoders import ImageEncoder, TextEncoder
-from baselines.networks.generator import StackedGenerator
 
-FUSIONS: Mapping[str, Callable[[int, int], nn.Module]] = {
-    "attngan": attngan.WordAttention,
-    "dmgan": dmgan.DynamicMemory,
-    "alrgan": attngan.WordAttention,
-}
+# Presets are asked for by --help and --dry-run, which do not wait for torch.
+if TYPE_CHECKING:
+    from torch import nn
+
+    from baselines.networks.encoders import ImageEncoder, TextEncoder
+    from baselines.networks.generator import StackedGenerator
+
 NORMS = {"attngan": "batch", "dmgan": "spectral", "alrgan": "batch"}
 PRESETS: Mapping[str, Mapping[str, Config]] = {
     "attngan": attngan.PRESETS,
@@ -41,10 +39,14 @@ def preset(model: str, name: str) -> Config:
 
 def build_generator(config: Config) -> StackedGenerator:
     """The generator of `config.model`, freshly initialised."""
+    from baselines.hosts.attngan.fusion import WordAttention
+    from baselines.hosts.dmgan.fusion import DynamicMemory
+    from baselines.networks.generator import StackedGenerator
+
     model = config.model
     generator = StackedGenerator(
         feature_dim=model.feature_dim,
-        fusion=FUSIONS[model.name],
+        fusion=DynamicMemory if model.name == "dmgan" else WordAttention,
         embedding_dim=config.encoder.embedding_dim,
         condition_dim=model.condition_dim,
         noise_dim=model.noise_dim,
@@ -59,6 +61,10 @@ def build_generator(config: Config) -> StackedGenerator:
 
 def build_discriminators(config: Config) -> nn.ModuleList:
     """One discriminator per stage, smallest images first."""
+    from torch import nn
+
+    from baselines.networks.discriminators import Discriminator
+
     return nn.ModuleList(
         Discriminator(
             image_size=size,
@@ -72,7 +78,9 @@ def build_discriminators(config: Config) -> nn.ModuleList:
 
 
 def build_text_encoder(encoder: EncoderConfig, vocabulary_size: int) -> TextEncoder:
-    """The bidirectional LSTM of `baselines_spec.md` 2."""
+    """The bidirectional LSTM of AttnGAN."""
+    from baselines.networks.encoders import TextEncoder
+
     return TextEncoder(
         vocabulary_size,
         embedding_dim=encoder.embedding_dim,
@@ -89,6 +97,8 @@ def build_image_encoder(
     With `fetch`, its trunk starts from `weights_file`, or from the usual download where
     `encoder.pretrained` asks for it; otherwise its weights are about to be loaded.
     """
+    from baselines.networks.encoders import ImageEncoder
+
     return ImageEncoder(
         embedding_dim=encoder.embedding_dim,
         trunk=encoder.trunk,

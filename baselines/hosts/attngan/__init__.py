@@ -1,6 +1,5 @@
 """AttnGAN (and AttnDCGAN): word attention as the fusion of a refinement stage."""
 
-from baselines.hosts.attngan.fusion import WordAttention
 from baselines.hosts.attngan.presets import PRESETS
 
-__all__ = ["PRESETS", "WordAttention"]
+__all__ = ["PRESETS"]

@@ -1,6 +1,5 @@
 """DM-GAN: a dynamic memory as the fusion of a refinement stage."""
 
-from baselines.hosts.dmgan.fusion import DynamicMemory
 from baselines.hosts.dmgan.presets import PRESETS
 
-__all__ = ["PRESETS", "DynamicMemory"]
+__all__ = ["PRESETS"]
