@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from baselines.config import Config, override, to_dict
 from baselines.errors import UserError
+from baselines.estimate import summary
 from baselines.settings import ConfigError, describe, named_setting, split_assignment
 
 # What needs torch is imported where it is used: --help, --dry-run and a mistyped option do not
@@ -65,7 +66,9 @@ def config_parser(command: str, description: str | None) -> Parser:
         help="leave broken images and captions out instead of refusing to start",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved configuration and stop"
+        "--dry-run",
+        action="store_true",
+        help="print the resolved configuration, and what it takes on standard error, and stop",
     )
     return parser
 
@@ -93,9 +96,10 @@ def resolve(config: Config, args: argparse.Namespace, command: str) -> Config:
     return override(config, args.set)
 
 
-def print_config(config: Config) -> None:
-    """The resolved configuration as JSON on standard output."""
+def print_config(config: Config, command: str) -> None:
+    """For `--dry-run`: the resolved configuration as JSON; on standard error what it takes."""
     print(json.dumps(to_dict(config), indent=2))
+    print(summary(config, command), file=sys.stderr)
 
 
 def checked_source(config: Config, split: str, vocabulary: Vocabulary | None = None) -> Source:

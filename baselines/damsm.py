@@ -23,6 +23,7 @@ from baselines.cli import (
     training_batches,
 )
 from baselines.config import Config, ConfigError, save_config
+from baselines.estimate import require_memory
 from baselines.hosts.models import build_image_encoder, build_text_encoder, preset
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     config = configure(args)
     if args.dry_run:
-        print_config(config)
+        print_config(config, "damsm")
         return
     from baselines.training import distributed
 
@@ -145,9 +146,11 @@ def run(config: Config, run_dir: Path, image_weights: Path | None, world: World)
     from baselines.runs import CONFIG, ENCODERS, VOCABULARY, Encoders, newest_state
     from baselines.training import distributed
     from baselines.training.damsm import DAMSMObjective
+    from baselines.training.hardware import total_memory
     from baselines.training.loop import train
     from baselines.training.recorder import Hook
 
+    require_memory(config, "damsm", total_memory(world.device), str(world.device))
     source, held_out = checked_source(config, "train"), checked_source(config, "test")
     vocabulary = build_vocabulary(source, config.data.min_count)
     saved = newest_state(config, run_dir, vocabulary, "damsm")

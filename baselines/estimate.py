@@ -8,6 +8,7 @@ them. Nothing here needs torch.
 from __future__ import annotations
 
 import math
+import reprlib
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +20,7 @@ GIB = 2.0**30
 # Weight, gradient and Adam's two moments; the generator's average is one more.
 TRAINED, AVERAGED = 4, 5
 # torch, its libraries and a process's own memory.
-PROCESS = 0.7 * GIB
+PROCESS = 0.95 * GIB
 WORKER = 0.1 * GIB
 LARGEST = 2**40  # larger settings count as this much, so that squares of them stay finite
 LARGEST_SIDE = 2**20
@@ -128,14 +129,16 @@ def discriminator_floats(config: Config, side: float) -> float:
     return total + 3 * 16 * 8.0 * config.model.discriminator_dim + 3 * side**2
 
 
-def damsm_floats(config: Config, batch: float) -> float:
+def damsm_floats(config: Config, batch: float, command: str) -> float:
     """Floats that DAMSM's losses keep of a batch: the image encoder, and all pairs of captions."""
     encoder, words = config.encoder, float(config.data.max_words)
     _, per_pixel = TRUNKS.get(encoder.trunk, OTHER_TRUNK)
+    # Training G sends a gradient through the trunk to the image; a frozen trunk alone keeps none.
+    kept = per_pixel if command == "train" or encoder.train_trunk else per_pixel / 10
     regions = 64.0 if encoder.trunk == "small" else 289.0
     pairs = batch * batch * words * (3 * regions + encoder.embedding_dim)
     codes = batch * (regions + words) * (encoder.embedding_dim + encoder.token_dim)
-    return batch * per_pixel * float(encoder.input_size) ** 2 + pairs + codes
+    return batch * kept * float(encoder.input_size) ** 2 + pairs + codes
 
 
 def memory(config: Config, command: str) -> float:
@@ -149,7 +152,7 @@ def memory(config: Config, command: str) -> float:
     order = 2.0 * config.data.train_images if config.data.name == "scenes" else 0.0
     if command == "damsm":
         side, batch = float(encoder.input_size), float(encoder.batch_size)
-        kept = TRAINED * encoders + damsm_floats(config, batch)
+        kept = TRAINED * encoders + damsm_floats(config, batch, command)
     else:
         side, batch = sides(config)[-1], float(config.optim.batch_size)
         kept = encoders + _training_floats(config, batch)
@@ -174,7 +177,7 @@ def _training_floats(config: Config, batch: float) -> float:
     # The generator's phase judges in all sizes at once; its graph outlives the discriminators'.
     per_image += sum(discriminator_floats(config, side) for side in judged)
     kept += batch * per_image + float(config.loss.bank) * config.encoder.embedding_dim
-    return kept + (damsm_floats(config, batch) if config.loss.damsm else 0.0)
+    return kept + (damsm_floats(config, batch, "train") if config.loss.damsm else 0.0)
 
 
 def steps(config: Config, command: str, processes: int = 1) -> int:
@@ -202,8 +205,8 @@ def require_memory(config: Config, command: str, available: float, where: str) -
         return
     key, value = heaviest(config, command)
     raise ConfigError(
-        f"{key}={value}: training would take about {readable(needed)} of memory, {where} has "
-        f"{readable(available)}; choose a smaller {key}"
+        f"{key}={reprlib.repr(value)}: training would take about {readable(needed)} of memory, "
+        f"{where} has {readable(available)}; choose a smaller {key}"
     )
 
 

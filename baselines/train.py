@@ -21,6 +21,7 @@ from baselines.cli import (
     training_batches,
 )
 from baselines.config import Config, ConfigError, save_config
+from baselines.estimate import require_memory
 from baselines.hosts.models import PRESETS, build_discriminators, build_generator, preset
 from baselines.settings import split_assignment
 
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     config = configure(args)
     if args.dry_run:
-        print_config(with_encoders(config, args.encoders, args.run_dir))
+        print_config(with_encoders(config, args.encoders, args.run_dir), "train")
         return
     from baselines.training import distributed
 
@@ -122,8 +123,8 @@ def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) 
         DataError: broken data.
     """
     from baselines.runs import ENCODERS, load_encoders, newest_state
+    from baselines.training.hardware import resolved_amp, total_memory
     from baselines.training.loop import train
-    from baselines.training.precision import resolved_amp
 
     if encoders_dir is None and not (run_dir / ENCODERS).exists():
         raise ConfigError(
@@ -137,6 +138,7 @@ def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) 
     config = dataclasses.replace(
         config, encoder=encoders.config, optim=dataclasses.replace(config.optim, amp=amp)
     )
+    require_memory(config, "train", total_memory(world.device), str(world.device))
     saved = newest_state(config, run_dir, encoders.vocabulary)
     source = checked_source(config, "train", encoders.vocabulary)
     objective = build_objective(config, encoders, world)

@@ -13,7 +13,7 @@ from baselines.config import ConfigError, load_config, to_dict
 from baselines.data.vocabulary import Vocabulary, VocabularyMismatchError
 from baselines.runs import load_encoders
 from baselines.training.checkpoint import CheckpointError, checkpoints, load_torch
-from baselines.training.precision import resolved_amp
+from baselines.training.hardware import resolved_amp
 from baselines.training.stats import NonFiniteError, read_stats
 from tests.baselines.commands import differences, stats_of, train_command, train_tiny
 from tests.support.paths import ROOT

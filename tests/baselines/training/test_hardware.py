@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from baselines.training import precision
-from baselines.training.precision import cpu_flags, resolved_amp
+from baselines.training import hardware
+from baselines.training.hardware import cpu_flags, resolved_amp, total_memory
 
 CPU = torch.device("cpu")
 
@@ -20,12 +20,12 @@ CPU = torch.device("cpu")
 def test_auto_takes_bf16_where_the_processor_multiplies_it(line, expected, tmp_path, monkeypatch):
     path = tmp_path / "cpuinfo"
     path.write_text(f"processor\t: 0\n{line}\nbogomips\t: 2\n")
-    monkeypatch.setattr(precision, "CPU_DESCRIPTION", path)
+    monkeypatch.setattr(hardware, "CPU_DESCRIPTION", path)
     assert resolved_amp("auto", CPU) == expected
 
 
 def test_auto_is_float32_where_the_system_does_not_tell(tmp_path, monkeypatch):
-    monkeypatch.setattr(precision, "CPU_DESCRIPTION", tmp_path / "none")
+    monkeypatch.setattr(hardware, "CPU_DESCRIPTION", tmp_path / "none")
     assert resolved_amp("auto", CPU) == "no"
 
 
@@ -46,3 +46,14 @@ def test_auto_on_a_gpu():
     device = torch.device("cuda")
     native = torch.cuda.get_device_capability(device) >= (8, 0)
     assert resolved_amp("auto", device) == ("bf16" if native else "no")
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("1073741824\n", 2.0**30), ("max\n", None)])
+def test_memory_is_the_machines_or_the_containers(limit, expected, tmp_path, monkeypatch):
+    path = tmp_path / "memory.max"
+    path.write_text(limit)
+    monkeypatch.setattr(hardware, "CONTAINER_LIMIT", tmp_path / "none")
+    machine = total_memory(CPU)
+    assert machine > 2.0**30
+    monkeypatch.setattr(hardware, "CONTAINER_LIMIT", path)
+    assert total_memory(CPU) == (expected or machine)

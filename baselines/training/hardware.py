@@ -1,7 +1,8 @@
-"""Which arithmetic a run computes in on the hardware at hand."""
+"""What the hardware at hand can do: native half precision, memory."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 
 CPU_DESCRIPTION = Path("/proc/cpuinfo")
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 # What processors call their bfloat16 products: x86 by vectors and by tiles, Arm.
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
@@ -35,3 +37,18 @@ def cpu_flags() -> set[str]:
         return set()
     found = re.search(r"^(?:flags|Features)\s*:(.*)$", CPU_DESCRIPTION.read_text(), re.MULTILINE)
     return set(found.group(1).split()) if found else set()
+
+
+def total_memory(device: torch.device) -> float:
+    """Bytes of memory that `device` has in all; infinite where the system does not tell.
+
+    On a CPU the machine's, or what the container may use of it.
+    """
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        machine = float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+    limit = CONTAINER_LIMIT.read_text().strip() if os.access(CONTAINER_LIMIT, os.R_OK) else "max"
+    return min(machine, float(limit)) if limit.isdecimal() else machine
