@@ -65,7 +65,7 @@ class DataConfig(Group):
 
     name: str = setting(
         "scenes",
-        "data set: scenes (drawn, nothing to download), cub, coco, folder (your own images), ...",
+        "data set: scenes (drawn, nothing to download), cub, coco, folder (your own), or more",
         SOURCES,
     )
     root: str = setting("", "folder of the data set, --data-root; scenes has none", resume=True)
@@ -235,7 +235,9 @@ class RunConfig(Group):
     """Seed, device and how often a run logs, draws and saves."""
 
     seed: int = setting(0, "of initial weights, noise and the order of images", SEED)
-    device: str = setting("auto", "auto, cpu, cuda, cuda:1, ...", resume=True)
+    device: str = setting(
+        "auto", "where it computes: auto, cpu, cuda, cuda:1 and so on", resume=True
+    )
     log_every: int = setting(50, "steps between lines of the log", above(0), resume=True)
     grid_every: int = setting(
         1000, "steps between grids of pictures", above(0), resume=True, only="train"
