@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from baselines.config import Config, override, to_dict
-from baselines.data import open_source
+from baselines.data import SOURCES, find_source, open_source
 from baselines.data.loader import Batch, training_loader
 from baselines.data.scan import scan
 from baselines.data.source import Source
@@ -32,7 +32,10 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         metavar="GROUP.KEY=VALUE",
         help="override one setting of the preset (repeatable); --dry-run lists them all",
     )
-    parser.add_argument("--data-root", help="folder of cub, coco or folder: sets data.root")
+    parser.add_argument(
+        "--data-root",
+        help=f"folder of the data set (data.name: {', '.join(SOURCES)}): sets data.root",
+    )
     parser.add_argument(
         "--split-file", help="names of the test images of a folder: sets data.split_file"
     )
@@ -53,7 +56,9 @@ def resolve(config: Config, args: argparse.Namespace) -> Config:
     }
     given = {name: value for name, value in given.items() if value is not None}
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, **given))
-    return override(config, args.set)
+    config = override(config, args.set)
+    find_source(config.data.name)
+    return config
 
 
 def print_config(config: Config) -> None:

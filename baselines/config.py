@@ -173,7 +173,6 @@ class ConfigError(UserError):
 
 # Values that mean something only from a closed list; anything else is refused when it is set.
 CHOICES: dict[str, tuple[str, ...]] = {
-    "data.name": ("scenes", "cub", "coco", "folder"),
     "model.name": ("attngan", "dmgan", "alrgan"),
     "refine.terms": ("", "alr", "alr,lvr"),
     "refine.decode": ("head", "stage"),

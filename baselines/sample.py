@@ -18,10 +18,16 @@ from torch import Tensor
 from baselines.cli import one_line, run_command
 from baselines.data import DataError, open_source
 from baselines.errors import UserError
-from baselines.pictures.sheet import Caption as SetCaption
-from baselines.pictures.sheet import Word
+from baselines.pictures.sheet import CaptionText, Word
 from baselines.sampling.album import Album
-from baselines.sampling.pipeline import Caption, Drawings, Inputs, Pipeline, load, read_caption
+from baselines.sampling.pipeline import (
+    Drawings,
+    EncodedCaption,
+    Inputs,
+    Pipeline,
+    load,
+    read_caption,
+)
 from baselines.sampling.variations import caption_path, mark_unknown, noise_path
 
 TEST_IMAGES = 8
@@ -185,7 +191,7 @@ def test_pairs(pipeline: Pipeline) -> list[tuple[str, Tensor]]:
 def draw_captions(
     options: argparse.Namespace,
     pipeline: Pipeline,
-    captions: Sequence[Caption],
+    captions: Sequence[EncodedCaption],
     real: Sequence[Tensor],
     album: Album,
 ) -> None:
@@ -220,7 +226,7 @@ def draw_captions(
         for cell, caption, sample in rows:
             if real and sample == 0:
                 album.paste(next(images), [Word("real", "note")], columns)
-            below: SetCaption = mark_unknown(caption)
+            below: CaptionText = mark_unknown(caption)
             album.paste(cell, below if sample == 0 else [Word(f"sample {sample}", "note")], columns)
     if options.edit:
         album.edits(Drawings.joined(kept), options.samples)
@@ -228,11 +234,14 @@ def draw_captions(
 
 
 def draw_paths(
-    options: argparse.Namespace, pipeline: Pipeline, captions: Sequence[Caption], album: Album
+    options: argparse.Namespace,
+    pipeline: Pipeline,
+    captions: Sequence[EncodedCaption],
+    album: Album,
 ) -> None:
     """Interpolations: per caption from noise to noise, or per noise from caption to caption."""
 
-    def ends(caption: Caption, sample: int) -> Inputs:
+    def ends(caption: EncodedCaption, sample: int) -> Inputs:
         noise = pipeline.noise([sample], options.seed, options.mean_conditioning)
         return pipeline.encode([caption], *noise)
 
@@ -253,8 +262,8 @@ def draw_paths(
             row(caption_path(ends(first, s), ends(last, s), steps), f"{name}_{s}")
             for s in range(options.samples)
         ]
-        between: list[SetCaption] = [[Word("")]] * (len(rows[0]) - 2)
-        above: list[SetCaption] = [mark_unknown(first), *between, mark_unknown(last)]
+        between: list[CaptionText] = [[Word("")]] * (len(rows[0]) - 2)
+        above: list[CaptionText] = [mark_unknown(first), *between, mark_unknown(last)]
         labels = [f"noise {s}" for s in range(options.samples)]
         album.comparison("interpolation", rows, labels, above)
         return

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from baselines.config import DataConfig
 from baselines.data.files import (
     FileSource,
-    Problem,
     Record,
     first_captions,
     inside,
@@ -16,7 +16,7 @@ from baselines.data.files import (
     require_files,
     require_root,
 )
-from baselines.data.source import DataError
+from baselines.data.source import DataError, Problem
 
 _FOLDERS = {"train": "train2014", "test": "val2014"}
 
@@ -33,6 +33,11 @@ class Coco(FileSource):
     Raises:
         DataError: files are missing (names them) or not of the expected form.
     """
+
+    @classmethod
+    def open(cls, data: DataConfig, split: str) -> Coco:
+        """The split of the data set that `data` describes."""
+        return cls(data.root, split, captions_per_image=data.captions_per_image)
 
     def __init__(self, root: str | Path, split: str, *, captions_per_image: int = 0) -> None:
         folder = require_root("coco", root, split)

@@ -1,13 +1,13 @@
-"""CUB-200-2011 with ten captions an image, in the layout AttnGAN reads (baselines_spec 7.1)."""
+"""CUB-200-2011 with ten captions an image, in the layout AttnGAN reads."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from baselines.config import DataConfig
 from baselines.data.files import (
     FileSource,
-    Problem,
     Record,
     first_captions,
     inside,
@@ -16,9 +16,10 @@ from baselines.data.files import (
     require_files,
     require_root,
 )
+from baselines.data.images import Box
 from baselines.data.originals import vocabulary_from_captions_pickle
 from baselines.data.restricted_pickle import load_pickle
-from baselines.data.source import Box, DataError
+from baselines.data.source import DataError, Problem
 
 
 class Cub(FileSource):
@@ -34,6 +35,11 @@ class Cub(FileSource):
     Raises:
         DataError: files are missing (names them) or contradict each other.
     """
+
+    @classmethod
+    def open(cls, data: DataConfig, split: str) -> Cub:
+        """The split of the data set that `data` describes."""
+        return cls(data.root, split, captions_per_image=data.captions_per_image)
 
     def __init__(self, root: str | Path, split: str, *, captions_per_image: int = 0) -> None:
         folder = require_root("cub", root, split)

@@ -11,19 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from baselines.data.source import Box, DataError, box_crop, open_rgb, to_square
+from baselines.data.images import Box, box_crop, open_rgb, to_square
+from baselines.data.source import BaseSource, DataError, Problem, require_split
 from baselines.data.vocabulary import tokenize
-
-SPLITS = ("train", "test")
-
-
-class Problem(NamedTuple):
-    """One thing wrong with one image; `caption` numbers the caption if only that is broken."""
-
-    kind: str
-    key: str
-    detail: str
-    caption: int | None = None
 
 
 class Record(NamedTuple):
@@ -37,8 +27,8 @@ class Record(NamedTuple):
     problems: tuple[Problem, ...] = ()
 
 
-class FileSource:
-    """A `Source` over image files (see baselines.data.source).
+class FileSource(BaseSource):
+    """A `Source` over image files.
 
     Args:
         name: of the data set.
@@ -50,18 +40,15 @@ class FileSource:
     def __init__(
         self, name: str, split: str, records: Sequence[Record], notes: Sequence[str] = ()
     ) -> None:
-        self.name, self.split = name, split
+        super().__init__(name, split)
         self.records = tuple(records)
         self.notes = tuple(notes)
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.split}, {len(self)} images)"
-
-    def image(self, index: int, size: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """(3, size, size) float32 in [-1, 1]; cropped around the box where there is one.
+    def pixels(self, index: int, size: int, *, rng: torch.Generator | None = None) -> Tensor:
+        """(3, size, size) uint8; cropped around the box where there is one.
 
         Raises:
             DataError: the file cannot be decoded.
@@ -76,7 +63,7 @@ class FileSource:
             ) from error
         if record.box is not None:
             image = box_crop(image, record.box)
-        return to_square(image, size, generator)
+        return to_square(image, size, rng)
 
     def captions(self, index: int) -> tuple[str, ...]:
         """The raw captions of an image."""
@@ -122,10 +109,15 @@ def _decode(path: Path) -> tuple[int, int]:
 
 
 def box_fault(box: Box, width: int, height: int) -> str:
-    """What is wrong with a box (x, y, width, height) in an image, or "".
+    """Say what is wrong with a box (x, y, width, height) in an image, or "".
 
     Annotators' boxes reach over the edge a little, and the crop is clipped there; a box that lies
     outside with more than half of its area belongs to another image or another scale.
+
+    >>> box_fault((-2.0, 0.0, 20.0, 20.0), 40, 30)
+    ''
+    >>> box_fault((35.0, 0.0, 20.0, 20.0), 40, 30)
+    'box (35, 0, 20, 20) in an image of 40×30: 75% of it lies outside'
     """
     x, y, box_width, box_height = box
     where = f"box {_numbers(box)} in an image of {width}×{height}"
@@ -145,9 +137,12 @@ def _numbers(values: Iterable[float]) -> str:
 
 
 def first_captions(captions: Sequence[str], limit: int) -> tuple[str, ...]:
-    """The captions up to the `limit`-th that has a word (all of them for 0).
+    """Keep the captions up to the `limit`-th that has a word (all of them for 0).
 
     Captions without a word on the way stay, so that the scan names them, but do not count.
+
+    >>> first_captions(["a bird", "?!", "red", "blue"], 2)
+    ('a bird', '?!', 'red')
     """
     if limit <= 0 or len(captions) <= limit:
         return tuple(captions)
@@ -165,8 +160,7 @@ def require_root(name: str, root: str | Path, split: str) -> Path:
     Raises:
         DataError: no such folder or no such split.
     """
-    if split not in SPLITS:
-        raise DataError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
+    require_split(split)
     if not str(root):
         raise DataError(f"data.root is empty: {name} needs the folder of the data set there")
     path = Path(root)

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from baselines.config import DataConfig
 from baselines.data.files import (
-    SPLITS,
     FileSource,
-    Problem,
     Record,
     first_captions,
     inside,
     read_lines,
     require_root,
 )
-from baselines.data.source import Box, DataError
+from baselines.data.images import Box
+from baselines.data.source import SPLITS, DataError, Problem
 
 METADATA = "metadata.jsonl"
 _FORM = '{"file_name": "a.png", "text": "a caption" or ["several", "captions"]}'
@@ -44,6 +44,16 @@ class Folder(FileSource):
     Raises:
         DataError: names the file, the lines and the remedy.
     """
+
+    @classmethod
+    def open(cls, data: DataConfig, split: str) -> Folder:
+        """The split of the data set that `data` describes."""
+        return cls(
+            data.root,
+            split,
+            split_file=data.split_file,
+            captions_per_image=data.captions_per_image,
+        )
 
     def __init__(
         self,

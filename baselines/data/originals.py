@@ -22,7 +22,7 @@ class OriginalCaptions(NamedTuple):
 
 
 def vocabulary_from_captions_pickle(path: str | Path) -> OriginalCaptions:
-    """Read `captions.pickle`: [train captions, test captions, id→word, word→id] (spec 7.1).
+    """Read `captions.pickle`: [train captions, test captions, id→word, word→id].
 
     The ids stay what they are, so an original text encoder goes on working: `unknown=False`,
     unless the file was written by `save_captions_pickle` from a vocabulary with `<unk>`.

@@ -5,32 +5,31 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from baselines.data.files import Problem
-from baselines.data.source import DataError, Source
+from baselines.data.source import BaseSource, DataError, Problem, SceneFacts, Source
 from baselines.data.vocabulary import Vocabulary, tokenize
 
 _log = logging.getLogger(__name__)
 _SHOWN = 50
-_DRAWN = 256
 _CHUNK = 64
+Stays = TypeVar("Stays")
 
 
 class BrokenDataError(DataError):
     """A scan found problems; the message names them all, up to 50 of a kind."""
 
 
-class Kept:
+class FilteredSource(BaseSource):
     """A source without some of its images and captions.
 
     Args:
@@ -42,21 +41,20 @@ class Kept:
     def __init__(
         self, source: Source, indices: Sequence[int], dropped: dict[int, set[int]]
     ) -> None:
+        super().__init__(source.name, source.split)
         self.source, self.indices, self.dropped = source, tuple(indices), dropped
-        self.name, self.split = source.name, source.split
+        self.notes = source.notes
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def image(self, index: int, size: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """See `Source.image`."""
-        return self.source.image(self.indices[index], size, generator=generator)
+    def pixels(self, index: int, size: int, *, rng: torch.Generator | None = None) -> Tensor:
+        """See `Source.pixels`."""
+        return self.source.pixels(self.indices[index], size, rng=rng)
 
     def captions(self, index: int) -> tuple[str, ...]:
         """The captions that stay."""
-        captions = self.source.captions(self.indices[index])
-        gone = self.dropped.get(self.indices[index], ())
-        return tuple(caption for number, caption in enumerate(captions) if number not in gone)
+        return self._staying(index, self.source.captions(self.indices[index]))
 
     def class_id(self, index: int) -> int:
         """See `Source.class_id`."""
@@ -65,6 +63,29 @@ class Kept:
     def key(self, index: int) -> str:
         """See `Source.key`."""
         return self.source.key(self.indices[index])
+
+    @property
+    def scanned(self) -> Sequence[int]:
+        """What stays of the images that the whole source would have looked at."""
+        looked_at = set(self.source.scanned)
+        return [place for place, index in enumerate(self.indices) if index in looked_at]
+
+    def verify(self, index: int) -> list[Problem]:
+        """See `Source.verify`."""
+        return self.source.verify(self.indices[index])
+
+    def vocabulary_captions(self) -> Iterable[str] | None:
+        """See `Source.vocabulary_captions`."""
+        return self.source.vocabulary_captions()
+
+    def scene_facts(self, index: int) -> SceneFacts | None:
+        """The facts of an image, of the captions that stay."""
+        facts = self.source.scene_facts(self.indices[index])
+        return facts and facts._replace(captions=self._staying(index, facts.captions))
+
+    def _staying(self, index: int, captions: Sequence[Stays]) -> tuple[Stays, ...]:
+        gone = self.dropped.get(self.indices[index], ())
+        return tuple(caption for number, caption in enumerate(captions) if number not in gone)
 
 
 @dataclass(frozen=True)
@@ -165,7 +186,7 @@ class ScanReport:
             sum(len(numbers) for index, numbers in dropped.items() if index not in gone),
             self.details(_SHOWN),
         )
-        return Kept(self.source, kept, dropped)
+        return FilteredSource(self.source, kept, dropped)
 
 
 class _Finding(NamedTuple):
@@ -183,26 +204,23 @@ def scan(
 ) -> ScanReport:
     """Check every image file, box, caption and key of a source.
 
-    Images are decoded to the last byte, by `workers` threads (default: one per CPU). A source
-    without files has no `verify`; its captions are checked all the same, the first ones only where
-    it draws them (`vocabulary_captions`). With a vocabulary the words outside it are counted. A
-    progress bar is drawn on terminals unless `progress` is False. The summary is logged.
+    Images are decoded to the last byte, by `workers` threads (default: one per CPU); a source may
+    choose which it has looked at (`Source.scanned`). With a vocabulary the words outside it are
+    counted. A progress bar is drawn on terminals unless `progress` is False. The summary is logged.
     """
-    notes = tuple(getattr(source, "notes", ()))
-    count = len(source)
-    if hasattr(source, "vocabulary_captions") and count > _DRAWN:
-        notes, count = (*notes, f"drawn on the fly, so only the first {_DRAWN} checked"), _DRAWN
+    indices = source.scanned
     problems: list[tuple[int, Problem]] = []
     unknown: Counter[str] = Counter()
     captions = 0
     first_of: dict[str, int] = {}
     with tqdm(
-        total=count,
+        total=len(indices),
         desc=f"scanning {source.name} {source.split}",
         unit="image",
         disable=None if progress else True,
     ) as bar:
-        for index, finding in enumerate(_examine_all(source, vocabulary, count, workers)):
+        findings = _examine_all(source, vocabulary, indices, workers)
+        for index, finding in zip(indices, findings, strict=True):
             first = first_of.setdefault(source.key(index), index)
             if first != index:
                 detail = f"image {index} has the name of image {first}; join their captions"
@@ -211,16 +229,15 @@ def scan(
             captions += finding.captions
             unknown.update(finding.unknown)
             bar.update()
-    report = ScanReport(source, captions, tuple(problems), unknown, notes)
+    report = ScanReport(source, captions, tuple(problems), unknown, source.notes)
     _log.info(report.summary())
     return report
 
 
 def _examine_all(
-    source: Source, vocabulary: Vocabulary | None, count: int, workers: int | None
+    source: Source, vocabulary: Vocabulary | None, indices: Sequence[int], workers: int | None
 ) -> Iterator[_Finding]:
-    starts = range(0, count, _CHUNK)
-    chunks = [range(start, min(start + _CHUNK, count)) for start in starts]
+    chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         for findings in pool.map(partial(_examine_chunk, source, vocabulary), chunks):
             yield from findings
@@ -233,8 +250,7 @@ def _examine_chunk(
 
 
 def _examine(source: Source, vocabulary: Vocabulary | None, index: int) -> _Finding:
-    verify = getattr(source, "verify", None)
-    problems: list[Problem] = list(verify(index)) if verify else []
+    problems = list(source.verify(index))
     key, captions = source.key(index), source.captions(index)
     if not captions and not any("captions" in problem.kind for problem in problems):
         problems.append(Problem("missing captions", key, "the image has no caption"))

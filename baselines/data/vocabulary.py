@@ -26,10 +26,13 @@ class VocabularyMismatchError(UserError):
 
 
 def tokenize(text: str) -> list[str]:
-    r"""The words of a caption as AttnGAN takes them (baselines_spec 7.2).
+    r"""Split a caption into words as AttnGAN does.
 
     A pair of U+FFFD (what is left of a mangled space) becomes a space; lower case; maximal runs
     of `\w`; characters outside ASCII are dropped inside each run, and runs left empty are dropped.
+
+    >>> tokenize("A small, grey-winged bird.")
+    ['a', 'small', 'grey', 'winged', 'bird']
     """
     runs = _WORDS.tokenize(text.replace("\ufffd\ufffd", " ").lower())
     ascii_runs = (run.encode("ascii", "ignore").decode("ascii") for run in runs)
@@ -45,6 +48,12 @@ class Vocabulary:
             outside the vocabulary becomes `<unk>`. With False (converted from an original
             `captions.pickle`), id 0 is `<end>` and pads as well, `words` follow from 1, and a
             word outside the vocabulary is dropped, as the originals do.
+
+    >>> vocabulary = Vocabulary.build(["a red bird", "a bird"])
+    >>> vocabulary.words
+    ('<pad>', '<unk>', 'a', 'bird', 'red')
+    >>> vocabulary.encode("A red fox!")
+    [2, 4, 1]
 
     Raises:
         UserError: a word occurs twice, is empty or is one of the special words.

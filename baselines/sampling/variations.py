@@ -10,7 +10,7 @@ from torch import Tensor
 from baselines.data.vocabulary import tokenize
 from baselines.errors import UserError
 from baselines.pictures.sheet import Word
-from baselines.sampling.pipeline import Caption, Inputs
+from baselines.sampling.pipeline import EncodedCaption, Inputs
 
 
 def mark_changes(base: str, changed: str) -> list[Word]:
@@ -30,7 +30,7 @@ def mark_changes(base: str, changed: str) -> list[Word]:
     return marked
 
 
-def mark_unknown(caption: Caption) -> list[Word]:
+def mark_unknown(caption: EncodedCaption) -> list[Word]:
     """The words of a caption, struck out where the run does not know them."""
     unknown = set(caption.unknown)
     return [

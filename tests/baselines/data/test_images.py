@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines.data.source import box_crop, open_rgb, to_square
+from baselines.data.images import box_crop, open_rgb, to_square
+from baselines.data.source import to_floats
 from tests.baselines.data.makers import write_image
 
 
@@ -16,8 +17,7 @@ def numbered(width, height):
 
 
 def as_tensor(image):
-    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32).copy())
-    return pixels.permute(2, 0, 1) / 127.5 - 1
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 30), (30, 40), (19, 19), (5, 200)])
@@ -28,8 +28,8 @@ def test_evaluation_is_the_centre_of_the_resized_image(width, height):
     left, top = (resized.width - 16) // 2, (resized.height - 16) // 2
     expected = as_tensor(resized.crop((left, top, left + 16, top + 16)))
     result = to_square(image, 16, None)
-    assert result.shape == (3, 16, 16) and result.dtype == torch.float32
-    assert torch.allclose(result, expected, atol=1e-6)
+    assert result.shape == (3, 16, 16) and result.dtype == torch.uint8
+    assert torch.equal(result, expected)
 
 
 def test_training_draws_every_crop_and_flip_and_nothing_else():
@@ -53,10 +53,13 @@ def test_training_depends_on_the_generator_alone():
     assert torch.equal(first, second)
 
 
-def test_values_span_minus_one_to_one():
-    image = Image.fromarray(np.array([[[0] * 3, [255] * 3]] * 2, dtype=np.uint8))
-    result = to_square(image.resize((304, 304), Image.Resampling.NEAREST), 256, None)
-    assert result.min() == -1 and result.max() == 1
+def test_floats_are_those_of_the_formula_in_numpy():
+    levels = np.arange(256, dtype=np.uint8)
+    expected = levels.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    result = to_floats(torch.from_numpy(levels))
+    assert result.dtype == torch.float32
+    assert np.array_equal(result.numpy(), expected)
+    assert (result[0], result[-1]) == (-1, 1)
 
 
 @pytest.mark.parametrize("size", [64, 256, 299])
@@ -64,7 +67,7 @@ def test_resize_is_76_64ths_rounded_down(size):
     margin = size * 76 // 64 - size
     result = to_square(numbered(size * 76 // 64, size * 76 // 64), size, None)
     start = (margin // 2) % 256
-    assert torch.allclose(result[0, 0, 0], torch.tensor(start / 127.5 - 1))
+    assert result[0, 0, 0] == start
 
 
 @pytest.mark.parametrize(
