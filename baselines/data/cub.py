@@ -5,19 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from baselines.config import DataConfig
 from baselines.data.files import (
     FileSource,
     Record,
     first_captions,
     inside,
-    read_lines,
-    read_text,
     require_files,
     require_root,
 )
 from baselines.data.images import Box
 from baselines.data.originals import vocabulary_from_captions_pickle
+from baselines.data.reading import quoted, read_lines, read_text
 from baselines.data.restricted_pickle import load_pickle
 from baselines.data.source import DataError, Problem
 
@@ -113,7 +114,8 @@ def _string_list(path: Path, content: Any) -> list[str]:
     keys = [k.decode("latin1") if isinstance(k, bytes) else k for k in _sequence(path, content)]
     for number, key in enumerate(keys):
         if not isinstance(key, str):
-            raise DataError(f"{path}: entry {number} is {key!r}, expected a name")
+            raise DataError(f"{path}: entry {number} is {quoted(key)}, expected a name")
+        inside(path.parent, key, f"{path}, entry {number}")
     return [str(key) for key in keys]
 
 
@@ -124,14 +126,18 @@ def _class_list(path: Path, content: Any, expected: int) -> list[int]:
             f"{path} has {len(classes)} entries, filenames.pickle beside it {expected}: "
             "they are not of the same release"
         )
-    try:
-        return [int(number) for number in classes]
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path} holds something else than class numbers: {error}") from error
+    for number, value in enumerate(classes):
+        if not isinstance(value, (int, np.integer)) or not 0 <= value < 2**31:
+            raise DataError(
+                f"{path} holds something else than class numbers: entry {number} is {quoted(value)}"
+            )
+    return [int(value) for value in classes]
 
 
 def _sequence(path: Path, content: Any) -> list[Any]:
-    if not hasattr(content, "__iter__") or isinstance(content, (str, bytes, dict)):
+    if not isinstance(content, (list, tuple, np.ndarray)) or (
+        isinstance(content, np.ndarray) and content.ndim != 1
+    ):
         raise DataError(f"{path}: expected a list, found {type(content).__name__}")
     return list(content)
 

@@ -12,8 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from baselines.data.images import Box, box_crop, open_rgb, to_square
+from baselines.data.reading import quoted
 from baselines.data.source import BaseSource, DataError, Problem, require_split
 from baselines.data.vocabulary import tokenize
+
+# The longest path that Linux opens.
+MAX_NAME = 4096
 
 
 class Record(NamedTuple):
@@ -180,35 +184,14 @@ def inside(folder: Path, name: str, where: str) -> Path:
     """`folder / name`.
 
     Raises:
-        DataError: `name` is empty, absolute, or climbs out of `folder`.
+        DataError: `name` is empty, no name of a file, absolute, or climbs out of `folder`.
     """
     for kind in (PurePosixPath, PureWindowsPath):
         path = kind(name)
-        if not name.strip() or path.is_absolute() or path.drive or ".." in path.parts:
+        strange = not name.strip() or len(name) > MAX_NAME or "\0" in name
+        if strange or path.is_absolute() or path.drive or ".." in path.parts:
             raise DataError(
-                f"{where}: file name {name!r} does not lie inside {folder}: "
+                f"{where}: file name {quoted(name)} does not lie inside {folder}: "
                 "give names relative to that folder, without '..'"
             )
     return folder / name
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file without their ends; only line feeds end a line."""
-    # str.splitlines would also cut at U+2028 and U+0085, which captions may contain.
-    return read_text(path).split("\n")
-
-
-def read_text(path: Path) -> str:
-    """The content of a UTF-8 text file.
-
-    Raises:
-        DataError: missing, or not UTF-8 (names the byte).
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 (byte {error.start}: {error.reason}): save it as UTF-8"
-        ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +13,10 @@ from baselines.data.files import (
     Record,
     first_captions,
     inside,
-    read_lines,
     require_root,
 )
 from baselines.data.images import Box
+from baselines.data.reading import parse_json, quoted, read_lines
 from baselines.data.source import SPLITS, DataError, Problem
 
 METADATA = "metadata.jsonl"
@@ -162,8 +161,8 @@ def _read(path: Path) -> list[_Row]:
             continue
         where = f"{path}, line {number}"
         try:
-            rows.append(_row(where, path.parent, json.loads(line)))
-        except (DataError, json.JSONDecodeError) as error:
+            rows.append(_row(where, path.parent, parse_json(line)))
+        except DataError as error:
             faults.append(f"  line {number}: {error}")
     if faults:
         more = [f"  … and {len(faults) - 20} more"] if len(faults) > 20 else []
@@ -181,16 +180,18 @@ def _row(where: str, folder: Path, content: Any) -> _Row:
         raise DataError(f"{type(content).__name__} instead of an object")
     name, text = content.get("file_name"), content.get("text")
     if not isinstance(name, str):
-        raise DataError(f'"file_name" is {name!r}, expected a string')
+        raise DataError(f'"file_name" is {quoted(name)}, expected a string')
     inside(folder, name, '"file_name"')
     captions = [text] if isinstance(text, str) else text
     if captions is None:
         captions = []
     if not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
-        raise DataError(f'"text" of {name} is {text!r}, expected a string or a list of strings')
+        raise DataError(
+            f'"text" of {name} is {quoted(text)}, expected a string or a list of strings'
+        )
     label = content.get("class", "")
     if not isinstance(label, (str, int)):
-        raise DataError(f'"class" of {name} is {label!r}, expected a name or a number')
+        raise DataError(f'"class" of {name} is {quoted(label)}, expected a name or a number')
     return _Row(where, name, tuple(captions), str(label), _box(name, content.get("bbox")))
 
 
@@ -201,6 +202,9 @@ def _box(name: str, value: Any) -> Box | None:
         isinstance(number, (int, float)) and not isinstance(number, bool) for number in value
     )
     if not numbers or len(value) != 4:
-        raise DataError(f'"bbox" of {name} is {value!r}, expected [x, y, width, height]')
-    x, y, width, height = map(float, value)
+        raise DataError(f'"bbox" of {name} is {quoted(value)}, expected [x, y, width, height]')
+    try:
+        x, y, width, height = map(float, value)
+    except OverflowError as error:
+        raise DataError(f'"bbox" of {name} is {quoted(value)}: too large') from error
     return x, y, width, height

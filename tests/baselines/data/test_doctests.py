@@ -9,7 +9,7 @@ import pytest
 from baselines import data
 
 MODULES = sorted(module.name for module in pkgutil.iter_modules(data.__path__))
-WITH_EXAMPLES = {"files", "loader", "opening", "scenes", "source", "vocabulary"}
+WITH_EXAMPLES = {"files", "loader", "opening", "reading", "scenes", "source", "vocabulary"}
 
 
 @pytest.mark.parametrize("name", MODULES)
