@@ -8,10 +8,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from baselines.data.images import Box, box_crop, open_rgb, to_square
+from baselines.data.images import Box, box_crop, decoded_size, open_rgb, to_square
 from baselines.data.reading import quoted
 from baselines.data.source import BaseSource, DataError, Problem, require_split
 from baselines.data.vocabulary import tokenize
@@ -86,7 +85,7 @@ class FileSource(BaseSource):
         record = self.records[index]
         problems = list(record.problems)
         try:
-            width, height = _decode(record.path)
+            width, height = decoded_size(record.path)
         except FileNotFoundError:
             return [*problems, Problem("missing image", record.key, str(record.path))]
         except Exception as error:
@@ -98,18 +97,6 @@ class FileSource(BaseSource):
             if fault:
                 problems.append(Problem("bad box", record.key, fault))
         return problems
-
-
-def _decode(path: Path) -> tuple[int, int]:
-    """Width and height of an image file after decoding all of it."""
-    if path.exists() and not path.stat().st_size:
-        raise OSError("the file is empty")
-    with Image.open(path) as image:
-        size = image.size
-        # JPEG at an eighth of its size: all of the file is still read, the transforms are saved.
-        image.draft("RGB", (1, 1))
-        image.load()
-    return size
 
 
 def box_fault(box: Box, width: int, height: int) -> str:

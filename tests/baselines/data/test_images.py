@@ -1,13 +1,18 @@
 """From an image file to a training or evaluation image."""
 
+import os
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
-from baselines.data.images import box_crop, open_rgb, to_square
+from baselines.data.images import box_crop, decoded_size, open_rgb, to_square
 from baselines.data.source import to_floats
 from tests.baselines.data.makers import write_image
+from tests.support.bounded import bounded
 
 
 def numbered(width, height):
@@ -105,3 +110,75 @@ def test_orientation_in_exif_is_ignored(tmp_path):
     exif[0x0112] = 6
     numbered(40, 20).save(tmp_path / "x.jpg", exif=exif)
     assert open_rgb(tmp_path / "x.jpg").size == (40, 20)
+
+
+def png_header(width, height):
+    """A PNG that claims a size and holds nothing."""
+
+    def chunk(kind, content):
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "reason"),
+    [
+        (13_300, 13_300, "13300 × 13300 pixels, more than the 67,108,864"),
+        (8192, 8193, "8192 × 8193 pixels, more than"),
+        (1, 60_000, "1 × 60000 pixels: one side is more than 200 times"),
+        (201, 1, "201 × 1 pixels"),
+    ],
+)
+def test_sizes_that_would_fill_memory_are_refused_before_decoding(tmp_path, width, height, reason):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_header(width, height))
+    for read in (open_rgb, decoded_size):
+        kind, message = bounded(read, path, seconds=2)
+        assert kind == "ValueError" and reason in message
+
+
+def test_the_largest_sizes_are_read(tmp_path):
+    Image.new("L", (8192, 8192)).save(tmp_path / "large.png")
+    Image.new("L", (200, 1)).save(tmp_path / "long.png")
+    assert decoded_size(tmp_path / "large.png") == (8192, 8192)
+    assert to_square(open_rgb(tmp_path / "long.png"), 16, None).shape == (3, 16, 16)
+
+
+def test_postscript_never_reaches_ghostscript(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    ghost = tmp_path / "bin" / "gs"
+    ghost.write_text(f"#!/bin/sh\ntouch {tmp_path}/it-ran\n")
+    ghost.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ghost.parent), prepend=":")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", "gs")
+    path = tmp_path / "bird.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    with pytest.raises(OSError), Image.open(path) as image:
+        image.load()
+    assert (tmp_path / "it-ran").exists(), "Pillow by itself starts it"
+    (tmp_path / "it-ran").unlink()
+    for read in (open_rgb, decoded_size):
+        with pytest.raises(OSError, match="cannot identify image file"):
+            read(path)
+    assert not (tmp_path / "it-ran").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), os.mkdir])
+def test_pipes_devices_and_folders_are_no_images(tmp_path, make):
+    make(tmp_path / "bird.jpg")
+    for read in (open_rgb, decoded_size):
+        kind, message = bounded(read, tmp_path / "bird.jpg", seconds=2)
+        assert kind == "OSError" and "no regular file" in message
+
+
+@pytest.mark.parametrize("name", sorted({"BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", "PPM"}))
+def test_formats_are_known_by_content_not_by_name(tmp_path, name):
+    numbered(40, 30).save(tmp_path / "bird.jpg", format=name)
+    assert open_rgb(tmp_path / "bird.jpg").size == (40, 30)
