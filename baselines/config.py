@@ -24,7 +24,9 @@ class DataConfig:
 
     `root` is the folder of `cub`, `coco` and `folder`; `scenes` needs none and draws `train_images`
     and `test_images` scenes of up to `max_objects` objects from `seed`. `captions_per_image = 0`
-    uses all there are.
+    uses all there are. `tokens` says what becomes of letters outside ASCII when a
+    vocabulary is built: `ascii` drops them as the originals do, `unicode` keeps them, `auto` is the
+    former for `scenes`, `cub` and `coco` and the latter for other data.
     """
 
     name: str = "scenes"
@@ -39,6 +41,7 @@ class DataConfig:
     train_images: int = 20000
     test_images: int = 1000
     max_objects: int = 3
+    tokens: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,7 @@ class ConfigError(UserError):
 
 # Values that mean something only from a closed list; anything else is refused when it is set.
 CHOICES: dict[str, tuple[str, ...]] = {
+    "data.tokens": ("auto", "ascii", "unicode"),
     "model.name": ("attngan", "dmgan", "alrgan"),
     "refine.terms": ("", "alr", "alr,lvr"),
     "refine.decode": ("head", "stage"),

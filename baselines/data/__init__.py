@@ -11,7 +11,9 @@ SOURCES = {
     "scenes": SourceEntry("baselines.data.scenes:Scenes", "coloured shapes, drawn on the fly"),
     "cub": SourceEntry("baselines.data.cub:Cub", "CUB-200-2011, birds with ten captions each"),
     "coco": SourceEntry("baselines.data.coco:Coco", "MS-COCO 2014, everyday scenes"),
-    "folder": SourceEntry("baselines.data.folder:Folder", "your images with a metadata.jsonl"),
+    "folder": SourceEntry(
+        "baselines.data.folder:Folder", "your images with a metadata.jsonl", tokens="unicode"
+    ),
 }
 
 __all__ = [

@@ -27,6 +27,7 @@ class Coco(FileSource):
             images listed there are used, whatever else lies in the folders.
         split: "train", or "test" for val2014.
         captions_per_image: how many of the captions of an image are used; 0 is all.
+        tokens: how captions are split into words; by default as in the originals.
 
     Raises:
         DataError: files are missing (names them) or not of the expected form.
@@ -35,9 +36,12 @@ class Coco(FileSource):
     @classmethod
     def open(cls, data: DataConfig, split: str) -> Coco:
         """The split of the data set that `data` describes."""
-        return cls(data.root, split, captions_per_image=data.captions_per_image)
+        captions = data.captions_per_image
+        return cls(data.root, split, captions_per_image=captions, tokens=data.tokens)
 
-    def __init__(self, root: str | Path, split: str, *, captions_per_image: int = 0) -> None:
+    def __init__(
+        self, root: str | Path, split: str, *, captions_per_image: int = 0, tokens: str = "ascii"
+    ) -> None:
         folder = require_root("coco", root, split)
         images = folder / _FOLDERS[split]
         annotations = folder / "annotations" / f"captions_{_FOLDERS[split]}.json"
@@ -47,7 +51,7 @@ class Coco(FileSource):
         for number, (image_id, name) in enumerate(rows):
             path = inside(images, name, f"{annotations}, image {image_id}")
             key = name.rsplit(".", 1)[0]
-            captions = first_captions(texts.pop(image_id, []), captions_per_image)
+            captions = first_captions(texts.pop(image_id, []), captions_per_image, tokens)
             problems: tuple[Problem, ...] = ()
             if not captions:
                 detail = f"image {image_id} has no annotation in {annotations}"
@@ -59,7 +63,7 @@ class Coco(FileSource):
             notes = (
                 f"{count} captions of {len(texts)} images not listed in {annotations} left out",
             )
-        super().__init__("coco", split, records, notes)
+        super().__init__("coco", split, records, notes, tokens=tokens)
 
 
 def _read(path: Path) -> tuple[list[tuple[int, str]], dict[int, list[str]]]:

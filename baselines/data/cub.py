@@ -32,6 +32,7 @@ class Cub(FileSource):
             captions; without `text/`, the captions are read back from `captions.pickle`.
         split: "train" or "test".
         captions_per_image: how many of the captions of an image are used; 0 is all.
+        tokens: how captions are split into words; by default as in the originals.
 
     Raises:
         DataError: files are missing (names them) or contradict each other.
@@ -40,9 +41,12 @@ class Cub(FileSource):
     @classmethod
     def open(cls, data: DataConfig, split: str) -> Cub:
         """The split of the data set that `data` describes."""
-        return cls(data.root, split, captions_per_image=data.captions_per_image)
+        captions = data.captions_per_image
+        return cls(data.root, split, captions_per_image=captions, tokens=data.tokens)
 
-    def __init__(self, root: str | Path, split: str, *, captions_per_image: int = 0) -> None:
+    def __init__(
+        self, root: str | Path, split: str, *, captions_per_image: int = 0, tokens: str = "ascii"
+    ) -> None:
         folder = require_root("cub", root, split)
         official = folder / "CUB_200_2011"
         names, boxes = official / "images.txt", official / "bounding_boxes.txt"
@@ -67,9 +71,9 @@ class Cub(FileSource):
                 problems = (*problems, Problem("missing image", key, f"not listed in {names}"))
             elif box is None:
                 problems = (*problems, Problem("bad box", key, f"no box in {boxes}"))
-            texts = first_captions(texts, captions_per_image)
+            texts = first_captions(texts, captions_per_image, tokens)
             records.append(Record(path, key, texts, class_id, box, problems))
-        super().__init__("cub", split, records, captions.notes)
+        super().__init__("cub", split, records, captions.notes, tokens=tokens)
 
 
 class _Captions:

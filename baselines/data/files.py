@@ -38,12 +38,19 @@ class FileSource(BaseSource):
         split: "train" or "test".
         records: one per image.
         notes: what the user should know of how the data were read.
+        tokens: how captions are split into words.
     """
 
     def __init__(
-        self, name: str, split: str, records: Sequence[Record], notes: Sequence[str] = ()
+        self,
+        name: str,
+        split: str,
+        records: Sequence[Record],
+        notes: Sequence[str] = (),
+        *,
+        tokens: str = "ascii",
     ) -> None:
-        super().__init__(name, split)
+        super().__init__(name, split, tokens=tokens)
         self.records = tuple(records)
         self.notes = tuple(notes)
 
@@ -127,19 +134,19 @@ def _numbers(values: Iterable[float]) -> str:
     return "(" + ", ".join(f"{value:g}" for value in values) + ")"
 
 
-def first_captions(captions: Sequence[str], limit: int) -> tuple[str, ...]:
+def first_captions(captions: Sequence[str], limit: int, tokens: str) -> tuple[str, ...]:
     """Keep the captions up to the `limit`-th that has a word (all of them for 0).
 
     Captions without a word on the way stay, so that the scan names them, but do not count.
 
-    >>> first_captions(["a bird", "?!", "red", "blue"], 2)
+    >>> first_captions(["a bird", "?!", "red", "blue"], 2, "ascii")
     ('a bird', '?!', 'red')
     """
     if limit <= 0 or len(captions) <= limit:
         return tuple(captions)
     usable = 0
     for number, caption in enumerate(captions):
-        usable += bool(tokenize(caption))
+        usable += bool(tokenize(caption, tokens))
         if usable == limit:
             return tuple(captions[: number + 1])
     return tuple(captions)

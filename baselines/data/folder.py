@@ -39,6 +39,7 @@ class Folder(FileSource):
             (relative paths are also looked for in `root`). Without it, every image whose name
             hashes to a tenth is in the test split: images added later never move the others.
         captions_per_image: how many of the captions of an image are used; 0 is all.
+        tokens: how captions are split into words; nothing of them is lost by default.
 
     Raises:
         DataError: names the file, the lines and the remedy.
@@ -52,6 +53,7 @@ class Folder(FileSource):
             split,
             split_file=data.split_file,
             captions_per_image=data.captions_per_image,
+            tokens=data.tokens,
         )
 
     def __init__(
@@ -61,6 +63,7 @@ class Folder(FileSource):
         *,
         split_file: str | Path = "",
         captions_per_image: int = 0,
+        tokens: str = "unicode",
     ) -> None:
         base = require_root("folder", root, split)
         notes: tuple[str, ...] = ()
@@ -82,14 +85,14 @@ class Folder(FileSource):
             Record(
                 folder / row.name,
                 row.name,
-                first_captions(row.captions, captions_per_image),
+                first_captions(row.captions, captions_per_image, tokens),
                 classes[row.label] if row.label else len(classes) + number,
                 row.box,
                 () if row.captions else (Problem("missing captions", row.name, row.where),),
             )
             for number, row in enumerate(rows)
         ]
-        super().__init__("folder", split, records, notes)
+        super().__init__("folder", split, records, notes, tokens=tokens)
 
 
 class _Row(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import logging
 from importlib import import_module
@@ -19,14 +20,18 @@ class SourceEntry(NamedTuple):
 
     place: "module:class"; the class has `open(data: DataConfig, split: str) -> Source`. It is
     imported only when it is wanted: one data set must not fail for want of another's needs.
-    summary: what `--help` and README say of it.
+    summary: what `--help` and README say of it. tokens: how its captions are split into words
+    unless `data.tokens` says so.
     """
 
     place: str
     summary: str
+    tokens: str = "ascii"
 
     def open(self, data: DataConfig, split: str) -> Source:
         """The split of the data set."""
+        if data.tokens == "auto":
+            data = dataclasses.replace(data, tokens=self.tokens)
         module, _, name = self.place.partition(":")
         source: Source = getattr(import_module(module), name).open(data, split)
         return source
@@ -84,6 +89,6 @@ def build_vocabulary(source: Source, min_count: int = 1) -> Vocabulary:
                 min_count,
                 source.name,
             )
-        return Vocabulary.build(told)
+        return Vocabulary.build(told, tokens=source.tokens)
     captions = (caption for index in range(len(source)) for caption in source.captions(index))
-    return Vocabulary.build(captions, min_count)
+    return Vocabulary.build(captions, min_count, source.tokens)

@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from baselines.data.source import BaseSource, DataError, Problem, SceneFacts, Source
-from baselines.data.vocabulary import Vocabulary, tokenize
+from baselines.data.vocabulary import Vocabulary, lost_letters, tokenize
 
 _log = logging.getLogger(__name__)
 _SHOWN = 50
@@ -41,7 +41,7 @@ class FilteredSource(BaseSource):
     def __init__(
         self, source: Source, indices: Sequence[int], dropped: dict[int, set[int]]
     ) -> None:
-        super().__init__(source.name, source.split)
+        super().__init__(source.name, source.split, tokens=source.tokens)
         self.source, self.indices, self.dropped = source, tuple(indices), dropped
         self.notes = source.notes
 
@@ -92,13 +92,16 @@ class FilteredSource(BaseSource):
 class ScanReport:
     """What a scan found; `problems` holds (index of the image, problem) in order.
 
-    `captions` counts the usable ones, `unknown` the occurrences of words outside the vocabulary
-    given to the scan, `notes` what the source says about how it was read.
+    captions: how many are usable; words: how many they have together; unknown: occurrences of
+    words outside the vocabulary given to the scan; lost: how often which (word as written, as read)
+    lost letters; notes: what the source says about how it was read.
     """
 
     source: Source
     captions: int
     problems: tuple[tuple[int, Problem], ...] = ()
+    words: int = 0
+    lost: Counter[tuple[str, str]] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
     notes: tuple[str, ...] = ()
 
@@ -122,6 +125,13 @@ class ScanReport:
             lines.append(
                 f"  {len(self.unknown)} words ({self.unknown.total()} occurrences) are not in the "
                 f"vocabulary: {shown}{', …' * (len(self.unknown) > 8)}"
+            )
+        if self.lost:
+            pairs = self.lost.most_common(4)
+            shown = ", ".join(f"{written!r} → {read!r}" for (written, read), _ in pairs)
+            lines.append(
+                f"  {len(self.lost)} words ({self.lost.total()} occurrences) lose letters outside "
+                f"ASCII: {shown}{', …' * (len(self.lost) > 4)}; data.tokens=unicode keeps them"
             )
         lines += [f"  {count} × {kind}" for kind, count in self.counts.items()]
         return "\n".join(lines)
@@ -189,10 +199,13 @@ class ScanReport:
         return FilteredSource(self.source, kept, dropped)
 
 
-class _Finding(NamedTuple):
+@dataclass
+class _Finding:
     problems: list[Problem]
-    captions: int
-    unknown: list[str]
+    captions: int = 0
+    words: int = 0
+    unknown: list[str] = field(default_factory=list)
+    lost: list[tuple[str, str]] = field(default_factory=list)
 
 
 def scan(
@@ -211,7 +224,8 @@ def scan(
     indices = source.scanned
     problems: list[tuple[int, Problem]] = []
     unknown: Counter[str] = Counter()
-    captions = 0
+    lost: Counter[tuple[str, str]] = Counter()
+    captions = words = 0
     first_of: dict[str, int] = {}
     with tqdm(
         total=len(indices),
@@ -227,9 +241,13 @@ def scan(
                 finding.problems.append(Problem("duplicate name", source.key(index), detail))
             problems += [(index, problem) for problem in finding.problems]
             captions += finding.captions
+            words += finding.words
             unknown.update(finding.unknown)
+            lost.update(finding.lost)
             bar.update()
-    report = ScanReport(source, captions, tuple(problems), unknown, source.notes)
+    report = ScanReport(
+        source, captions, tuple(problems), words, lost=lost, unknown=unknown, notes=source.notes
+    )
     _log.info(report.summary())
     return report
 
@@ -254,15 +272,18 @@ def _examine(source: Source, vocabulary: Vocabulary | None, index: int) -> _Find
     key, captions = source.key(index), source.captions(index)
     if not captions and not any("captions" in problem.kind for problem in problems):
         problems.append(Problem("missing captions", key, "the image has no caption"))
-    usable, unknown = 0, []
+    rule = source.tokens if vocabulary is None else vocabulary.tokens
+    finding = _Finding(problems)
     for number, caption in enumerate(captions):
-        tokens = tokenize(caption)
-        usable += bool(tokens)
+        tokens = tokenize(caption, rule)
+        finding.captions += bool(tokens)
+        finding.words += len(tokens)
+        finding.lost += lost_letters(caption, rule)
         if not caption.strip():
             problems.append(Problem("empty caption", key, f"caption {number + 1}", number))
         elif not tokens:
             detail = f"caption {number + 1}, {caption[:60]!r}, has no word"
             problems.append(Problem("caption without words", key, detail, number))
         elif vocabulary is not None:
-            unknown += [token for token in tokens if token not in vocabulary]
-    return _Finding(problems, usable, unknown)
+            finding.unknown += [token for token in tokens if token not in vocabulary]
+    return finding

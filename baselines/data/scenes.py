@@ -34,6 +34,7 @@ class Scenes(BaseSource):
         images: how many scenes there are; the first ones are the same whatever the number.
         max_objects: 1, 2 or 3. 1 is the easy variant: single objects whose place is what matters.
         backgrounds: kinds of background to draw from, see `scene_content.BACKGROUNDS`.
+        tokens: how captions are split into words; theirs are ASCII.
 
     >>> Scenes("train", seed=7, max_objects=1).captions(0)[0]
     'a small cyan cross on the right side'
@@ -43,7 +44,13 @@ class Scenes(BaseSource):
     def open(cls, data: DataConfig, split: str) -> Scenes:
         """The scenes that `data` describes."""
         images = data.train_images if split == "train" else data.test_images
-        return cls(split, seed=data.seed, images=images, max_objects=data.max_objects)
+        return cls(
+            split,
+            seed=data.seed,
+            images=images,
+            max_objects=data.max_objects,
+            tokens=data.tokens,
+        )
 
     def __init__(
         self,
@@ -53,8 +60,9 @@ class Scenes(BaseSource):
         images: int = 20000,
         max_objects: int = 3,
         backgrounds: Sequence[str] = BACKGROUNDS,
+        tokens: str = "ascii",
     ) -> None:
-        super().__init__("scenes", split)
+        super().__init__("scenes", split, tokens=tokens)
         if seed < 0:
             raise UserError(f"seed is {seed}; expected 0 or more")
         if images < 1:

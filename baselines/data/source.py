@@ -54,6 +54,8 @@ class Source(Protocol):
     split: str
     # What people should know of how the data were read, a sentence each.
     notes: tuple[str, ...]
+    # How its captions are split into words when a vocabulary is built: "ascii" or "unicode".
+    tokens: str
 
     def __len__(self) -> int:
         """Number of images."""
@@ -134,6 +136,7 @@ class BaseSource:
     Args:
         name: of the data set.
         split: "train" or "test".
+        tokens: how its captions are split into words, see `vocabulary.tokenize`.
 
     Raises:
         DataError: there is no such split.
@@ -141,9 +144,9 @@ class BaseSource:
 
     notes: tuple[str, ...] = ()
 
-    def __init__(self, name: str, split: str) -> None:
+    def __init__(self, name: str, split: str, *, tokens: str = "ascii") -> None:
         require_split(split)
-        self.name, self.split = name, split
+        self.name, self.split, self.tokens = name, split, tokens
 
     def __len__(self) -> int:
         raise NotImplementedError

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from baselines.data.loader import seeded_rng
-from baselines.data.vocabulary import Vocabulary, tokenize
+from baselines.data.vocabulary import Vocabulary
 from baselines.errors import UserError
 from baselines.networks.generator import GeneratorOutput
 from baselines.pictures.grids import to_picture
@@ -319,7 +319,7 @@ def usable_device(name: str) -> torch.device:
 
 def read_caption(text: str, vocabulary: Vocabulary, max_words: int) -> EncodedCaption:
     """Tokenise `text` as training did and keep its first `max_words` words."""
-    ids, tokens = vocabulary.encode(text), tokenize(text)
+    ids, tokens = vocabulary.encode(text), vocabulary.split(text)
     words = tokens if vocabulary.unknown else [token for token in tokens if token in vocabulary]
     return EncodedCaption(
         text=text,

@@ -110,3 +110,21 @@ def test_template_sentences_are_not_counted(caplog):
     assert build_vocabulary(scenes, 2) == every
     assert set(COLOURS + SHAPES) <= set(every.words)
     assert "min_count=2 does not apply to scenes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "word"),
+    [
+        ("folder", "auto", "schöner"),
+        ("folder", "ascii", "schner"),
+        ("coco", "auto", "schner"),
+        ("coco", "unicode", "schöner"),
+    ],
+)
+def test_letters_outside_ascii_follow_the_data_set_or_the_setting(tmp_path, name, asked, word):
+    MAKERS[name](tmp_path)
+    for path in tmp_path.rglob("*.json*"):
+        text = path.read_text().replace("a cat", "schöner vogel").replace("c0.", "schöner vogel")
+        path.write_text(text)
+    source = open_source(DataConfig(name=name, root=str(tmp_path), tokens=asked), "train")
+    assert word in build_vocabulary(source)

@@ -207,3 +207,17 @@ def test_what_stays_keeps_what_is_known_of_it():
     assert list(kept.vocabulary_captions()) == list(scenes.vocabulary_captions())
     assert kept.scanned == [0, 1] and kept.notes == scenes.notes
     assert FilteredSource(Toy(), [2], {}).scene_facts(0) is None
+
+
+def test_lost_letters_are_counted_and_reported(tmp_path):
+    write_image(tmp_path / "a.jpg")
+    captions = ["ein schöner Vogel", "schöner Schnabel", "grün und schöner", "plain"]
+    for tokens, expected in (("ascii", 2), ("unicode", 0)):
+        records = [record(tmp_path, "a", captions)]
+        report = scan(FileSource("toy", "train", records, tokens=tokens), progress=False)
+        assert (len(report.lost), report.words) == (expected, 9)
+        said = "2 words (4 occurrences) lose letters outside ASCII: 'schöner' → 'schner', 'grün'"
+        assert (said in report.summary()) == (tokens == "ascii")
+    german = Vocabulary.build(captions, tokens="unicode")
+    source = FileSource("toy", "train", [record(tmp_path, "a", captions)])
+    assert not scan(source, german, progress=False).lost
