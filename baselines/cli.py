@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from baselines.config import Config, override, to_dict
+from baselines.data import SOURCES, find_source
 from baselines.errors import UserError
 from baselines.estimate import summary
 from baselines.settings import ConfigError, describe, named_setting, split_assignment
@@ -56,7 +57,10 @@ def config_parser(command: str, description: str | None) -> Parser:
         metavar="GROUP.KEY=VALUE",
         help="override one setting of the preset (repeatable); all are listed below",
     )
-    parser.add_argument("--data-root", help="folder of cub, coco or folder: sets data.root")
+    parser.add_argument(
+        "--data-root",
+        help=f"folder of the data set (data.name: {', '.join(SOURCES)}): sets data.root",
+    )
     parser.add_argument(
         "--split-file", help="names of the test images of a folder: sets data.split_file"
     )
@@ -93,7 +97,9 @@ def resolve(config: Config, args: argparse.Namespace, command: str) -> Config:
     }
     given = {name: value for name, value in given.items() if value is not None}
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, **given))
-    return override(config, args.set)
+    config = override(config, args.set)
+    find_source(config.data.name)
+    return config
 
 
 def print_config(config: Config, command: str) -> None:

@@ -49,7 +49,7 @@ __all__ = [
     "unknown_key",
 ]
 
-SOURCES = registered("baselines.data.opening:NAMES")
+SOURCES = registered("baselines.data:SOURCES")
 HOSTS = registered("baselines.hosts:HOSTS")
 POWER_OF_TWO = rule(
     lambda value: value >= 8 and value & (value - 1) == 0, "a power of two, 8 or more"
@@ -81,6 +81,12 @@ class DataConfig(Group):
     train_images: int = setting(20000, "scenes of the training split", above(0))
     test_images: int = setting(1000, "scenes of the test split", above(0))
     max_objects: int = setting(3, "objects of a scene at most", between(1, 3))
+    tokens: str = setting(
+        "auto",
+        "letters outside ASCII when a vocabulary is built: ascii drops them as the originals do, "
+        "unicode keeps them; auto: as the data set is usually read",
+        one_of("auto", "ascii", "unicode"),
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Pre-train DAMSM's encoders: `python -m baselines.damsm --preset demo --run-dir DIR`.
 
-The text and the image encoder learn to match captions with images (DAMSM, the loss and the protocol of AttnGAN).
+The text and the image encoder learn to match captions with images, as AttnGAN's DAMSM.
 Every epoch the validation split's retrieval recall is measured; `encoders.pt` holds the best epoch,
 `last.pt` the last. Calling it again with the same run directory goes on.
 """

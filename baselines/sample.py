@@ -20,9 +20,9 @@ from baselines.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from baselines.pictures.sheet import Caption as SetCaption
+    from baselines.pictures.sheet import CaptionText
     from baselines.sampling.album import Album
-    from baselines.sampling.pipeline import Caption, Inputs, Pipeline
+    from baselines.sampling.pipeline import EncodedCaption, Inputs, Pipeline
 
 TEST_IMAGES = 8
 COLUMNS = 6
@@ -185,7 +185,7 @@ def test_pairs(pipeline: Pipeline) -> list[tuple[str, Tensor]]:
 def draw_captions(
     options: argparse.Namespace,
     pipeline: Pipeline,
-    captions: Sequence[Caption],
+    captions: Sequence[EncodedCaption],
     real: Sequence[Tensor],
     album: Album,
 ) -> None:
@@ -224,7 +224,7 @@ def draw_captions(
         for cell, caption, sample in rows:
             if real and sample == 0:
                 album.paste(next(images), [Word("real", "note")], columns)
-            below: SetCaption = mark_unknown(caption)
+            below: CaptionText = mark_unknown(caption)
             album.paste(cell, below if sample == 0 else [Word(f"sample {sample}", "note")], columns)
     if options.edit:
         album.edits(Drawings.joined(kept), options.samples)
@@ -232,14 +232,17 @@ def draw_captions(
 
 
 def draw_paths(
-    options: argparse.Namespace, pipeline: Pipeline, captions: Sequence[Caption], album: Album
+    options: argparse.Namespace,
+    pipeline: Pipeline,
+    captions: Sequence[EncodedCaption],
+    album: Album,
 ) -> None:
     """Interpolations: per caption from noise to noise, or per noise from caption to caption."""
     from baselines.pictures.sheet import Word
     from baselines.sampling.pipeline import Drawings
     from baselines.sampling.variations import caption_path, mark_unknown, noise_path
 
-    def ends(caption: Caption, sample: int) -> Inputs:
+    def ends(caption: EncodedCaption, sample: int) -> Inputs:
         noise = pipeline.noise([sample], options.seed, options.mean_conditioning)
         return pipeline.encode([caption], *noise)
 
@@ -260,8 +263,8 @@ def draw_paths(
             row(caption_path(ends(first, s), ends(last, s), steps), f"{name}_{s}")
             for s in range(options.samples)
         ]
-        between: list[SetCaption] = [[Word("")]] * (len(rows[0]) - 2)
-        above: list[SetCaption] = [mark_unknown(first), *between, mark_unknown(last)]
+        between: list[CaptionText] = [[Word("")]] * (len(rows[0]) - 2)
+        above: list[CaptionText] = [mark_unknown(first), *between, mark_unknown(last)]
         labels = [f"noise {s}" for s in range(options.samples)]
         album.comparison("interpolation", rows, labels, above)
         return
