@@ -16,6 +16,7 @@ FILES = (
     "precision_recall",
     "inception_score",
     "layout",
+    "graded",
     "pointing",
 )
 

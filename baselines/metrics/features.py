@@ -97,7 +97,7 @@ class Statistics:
             "count": np.array(self.count),
             "facts": np.array(json.dumps(facts, sort_keys=True)),
         }
-        write_atomic(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+        write_atomic(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]  # stubs read names as options
 
     @classmethod
     def load(cls, path: Path) -> Statistics:

@@ -13,6 +13,7 @@ from baselines.data.source import Source
 from baselines.metrics.extractors import DamsmExtractor, Extractor, Features
 from baselines.metrics.layouts import damsm_layout
 from baselines.metrics.pairs import Pairs
+from baselines.metrics.scene_parsing import Component, find_components
 from baselines.metrics.spec import LayoutMaker
 from baselines.networks.encoders import ImageEncoder, TextEncoder
 from baselines.networks.generator import StackedGenerator
@@ -31,6 +32,7 @@ class ImageBatch:
     images: Tensor
     sample: int = 0
     layouts: Mapping[str, Tensor] = field(default_factory=dict)
+    _components: list[list[Component]] | None = None
     _codes: dict[int, Tensor] = field(default_factory=dict)
     _features: dict[str, Features] = field(default_factory=dict)
 
@@ -39,6 +41,13 @@ class ImageBatch:
         if id(encoder) not in self._codes:
             self._codes[id(encoder)] = encoder(self.images).code
         return self._codes[id(encoder)]
+
+    def components(self) -> list[list[Component]]:
+        """Find the coloured regions of every image; see `find_components`."""
+        if self._components is None:
+            images = self.images.float().nan_to_num(0.0).cpu()
+            self._components = [find_components(image) for image in images]
+        return self._components
 
     def features(self, extractor: Extractor) -> Features:
         """Give what `extractor` makes of the images."""

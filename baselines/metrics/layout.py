@@ -13,7 +13,7 @@ from torch import Tensor
 from baselines.data.scene_captions import Caption
 from baselines.data.scene_content import SceneObject, relation_of
 from baselines.metrics.resampling import share
-from baselines.metrics.scene_parsing import SMALLEST, FoundObject, parse_scene
+from baselines.metrics.scene_parsing import SMALLEST, FoundObject, objects_of, parse_scene
 from baselines.metrics.spec import (
     EvaluationContext,
     ImageSet,
@@ -152,8 +152,8 @@ class LayoutMetric:
 
     def update(self, batch: ImageBatch) -> None:
         """Take in a batch."""
-        for row, image in zip(batch.rows.tolist(), batch.images.float().cpu(), strict=True):
-            seen = parse_scene(image.nan_to_num(0.0))
+        for row, components in zip(batch.rows.tolist(), batch.components(), strict=True):
+            seen = objects_of(components)
             own, other = (self.context.stated(r)[0] for r in (row, int(self.partners[row])))
             self.checks.append(check_caption(own, seen))
             self.shuffled.append(check_caption(other, seen))
