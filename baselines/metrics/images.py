@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2.functional import pil_to_tensor
 
-from baselines.data.source import Source
+from baselines.data.source import DataError, Source, open_rgb
 from baselines.metrics.extractors import DamsmExtractor, Extractor, Features
 from baselines.metrics.layouts import damsm_layout
 from baselines.metrics.pairs import Pairs
@@ -133,6 +135,19 @@ def real_batches(
             text = text_encoder(pairs.ids[rows].to(device), pairs.lengths[rows])
             maps = layouts(images, text.words, pairs.lengths[rows].to(device))
         yield ImageBatch(rows, images, 0, maps)
+
+
+def read_image(path: Path) -> Tensor:
+    """Read an image file whole, (3, H, W) in [-1, 1].
+
+    Raises:
+        DataError: the file is missing or no image.
+    """
+    try:
+        picture = open_rgb(path)
+    except Exception as error:
+        raise DataError(f"image {path} cannot be read ({error})") from error
+    return pil_to_tensor(picture).float().div_(127.5).sub_(1.0)
 
 
 class _Images(Dataset[Tensor]):
