@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from baselines.data.loader import seeded_rng
-from baselines.data.scene_captions import SceneCaption
 from baselines.data.scenes import Scenes
 from baselines.data.source import Source
 from baselines.errors import UserError
