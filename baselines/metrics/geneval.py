@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from baselines.data.files import read_lines
+from baselines.data.reading import read_lines
 from baselines.data.source import DataError
 from baselines.metrics.detectors import Detection
 from baselines.metrics.relations import Rule, geneval

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from baselines.data.source import DataError, Source, open_rgb
+from baselines.data.images import open_rgb
+from baselines.data.source import DataError, Source
 from baselines.metrics.extractors import DamsmExtractor, Extractor, Features
 from baselines.metrics.layouts import damsm_layout
 from baselines.metrics.pairs import Pairs

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from baselines.data.loader import seeded_rng
+from baselines.data.scene_captions import SceneCaption
+from baselines.data.scene_content import CornerBox
 from baselines.data.scenes import Scenes
 from baselines.data.source import Source
 from baselines.errors import UserError
@@ -26,7 +28,6 @@ from baselines.networks.encoders import ImageEncoder
 if TYPE_CHECKING:
     from baselines.metrics.images import ImageBatch
 
-CornerBox = tuple[float, float, float, float]  # left, top, right, bottom: shares of the side
 LayoutMaker = Callable[[Tensor, Tensor, Tensor], Mapping[str, Tensor]]
 
 
@@ -112,7 +113,7 @@ class EvaluationContext:
     drawn: int = 0
     samples: int = 1
     cache: Path | None = None
-    _stated: dict[int, tuple[tuple[Caption, ...], tuple[CornerBox, ...]]] = field(
+    _stated: dict[int, tuple[tuple[SceneCaption, ...], tuple[CornerBox, ...]]] = field(
         default_factory=dict
     )
 
@@ -121,7 +122,7 @@ class EvaluationContext:
         """Whether the source knows what its pictures hold."""
         return isinstance(self.source, Scenes)
 
-    def stated(self, row: int) -> tuple[Caption, tuple[CornerBox, ...]]:
+    def stated(self, row: int) -> tuple[SceneCaption, tuple[CornerBox, ...]]:
         """Give what the caption of a pair of `scenes` states, and the boxes of its scene."""
         assert isinstance(self.source, Scenes)
         index = int(self.pairs.images[row])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from baselines.data.scene_captions import Caption, StatedObject
+from baselines.data.scene_captions import SceneCaption, StatedObject
 from baselines.data.scene_content import Background, Scene, SceneObject
 from baselines.data.scene_drawing import draw
 from baselines.data.scenes import Scenes
@@ -30,7 +30,7 @@ STATED = (
     StatedObject(0, "red", "circle", "small", "left"),
     StatedObject(1, "blue", "square", "medium", "right"),
 )
-CAPTION = Caption("", STATED, ((0, "left of", 1),), ())
+CAPTION = SceneCaption("", STATED, ((0, "left of", 1),), ())
 
 
 def picture(*objects, size=64):
@@ -96,7 +96,7 @@ def test_two_objects_of_one_colour_are_told_apart_by_their_shape():
     found = scores(*twins, caption=replace(CAPTION, objects=stated))
     assert found["arrangement"] == found["shape"] == 1.0
     # A caption that speaks of one of them means the one of its shape, not the larger.
-    alone = scores(*twins, caption=Caption("", stated[:1], (), ()))
+    alone = scores(*twins, caption=SceneCaption("", stated[:1], (), ()))
     assert alone["place"] == alone["shape"] == 1.0
     # Two are stated and one is there.
     lone = scores(RED, caption=replace(CAPTION, objects=stated))
