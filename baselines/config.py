@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from baselines import files
 from baselines.errors import UserError
 
 T = TypeVar("T")
@@ -340,10 +340,18 @@ def unknown_key(key: str, known: list[str]) -> str:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write `config` as JSON."""
-    path.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+    """Write `config` as JSON with a checksum."""
+    files.write_json(path, to_dict(config))
 
 
 def load_config(path: Path) -> Config:
-    """Read a configuration written by `save_config`."""
-    return from_dict(Config, json.loads(path.read_text(encoding="utf-8")))
+    """Read a configuration written by `save_config`.
+
+    Raises:
+        UserError: naming the file and what is wrong with it.
+    """
+    content = files.read_json(path)
+    try:
+        return from_dict(Config, content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error

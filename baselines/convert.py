@@ -11,7 +11,6 @@ are converted one by one. The second writes a run's networks under the originals
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from baselines.cli import run_command
-from baselines.config import Config, EncoderConfig, ModelConfig, to_dict
+from baselines.config import Config, EncoderConfig, ModelConfig, save_config, to_dict
 from baselines.conversion.keys import FLATTENED, ConversionError, original_names
 from baselines.conversion.recognise import build_like
 from baselines.data.originals import save_captions_pickle, vocabulary_from_captions_pickle
 from baselines.data.vocabulary import Vocabulary
+from baselines.files import write_json
 from baselines.hosts.dmgan.fusion import DynamicMemory
 from baselines.hosts.models import preset
 from baselines.networks.discriminators import Discriminator
@@ -40,7 +40,7 @@ from baselines.runs import (
     load_run,
     save_encoders,
 )
-from baselines.training.checkpoint import load_torch, save_torch, save_weights, write_atomic
+from baselines.training.checkpoint import load_torch, save_torch, save_weights
 
 __all__ = ["ConversionError", "from_original", "to_original"]
 
@@ -204,11 +204,7 @@ def write_run(
     save_encoders(Encoders(text, image, vocabulary, encoder), directory / ENCODERS)
     save_weights(generator, directory / GENERATOR, **describe(generator))
     vocabulary.save(directory / VOCABULARY)
-    _write_json(directory / CONFIG, to_dict(config))
-
-
-def _write_json(path: Path, content: object) -> None:
-    write_atomic(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+    save_config(config, directory / CONFIG)
 
 
 def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: str) -> list[str]:
@@ -225,7 +221,7 @@ def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: st
     found: dict[str, nn.Module] = {}
     for file in files:
         try:
-            module = from_original(load_torch(file))
+            module = from_original(load_torch(file, ours=False))
         except ConversionError as error:
             raise ConversionError(f"{file}: {error}") from error
         kind = str(describe(module)["kind"])
@@ -252,7 +248,7 @@ def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: st
         lines.append(f"{out / VOCABULARY}: {len(vocabulary)} words")
     for kind, module in found.items():
         save_weights(module, out / f"{kind}.safetensors", **describe(module))
-        _write_json(out / f"{kind}.json", describe(module))
+        write_json(out / f"{kind}.json", describe(module))
         lines.append(f"{out / kind}.safetensors")
     return lines
 

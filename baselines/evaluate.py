@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from baselines.cli import run_command
+from baselines.files import write_text
 from baselines.metrics.evaluation import Options, evaluate
 from baselines.metrics.extractors import NAMES
 from baselines.metrics.quality import PUBLISHED_COUNT, few_images_warning
@@ -20,7 +21,6 @@ from baselines.metrics.report import table
 from baselines.metrics.scores import METRICS, check_names
 from baselines.runs import INITIAL, load_run
 from baselines.sampling.pipeline import usable_device
-from baselines.training.checkpoint import write_atomic
 
 RESULT = "evaluation.json"
 
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = evaluate(run, options, untrained=untrained)
     path = args.out or args.run / RESULT
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    write_atomic(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
     print(table(report))
     warning = few_images_warning(report["images"])
     if warning and any(row.startswith(("fid/", "is/")) for row in report["metrics"]):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from baselines import files
 from baselines.data.files import Problem
 from baselines.data.source import DataError, Source
 from baselines.data.vocabulary import Vocabulary, tokenize
@@ -118,7 +119,7 @@ class ScanReport:
 
     def write(self, path: str | Path) -> None:
         """Save the summary and every problem as text."""
-        Path(path).write_text(f"{self.summary()}\n{self.details()}\n", encoding="utf-8")
+        files.write_text(Path(path), f"{self.summary()}\n{self.details()}\n")
 
     def raise_if_broken(self) -> None:
         """Refuse to go on with a broken data set.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from nltk.tokenize import RegexpTokenizer
 
+from baselines import files
 from baselines.errors import UserError
 
 PAD = "<pad>"
@@ -189,18 +189,8 @@ class Vocabulary:
         return vocabulary
 
     def save(self, path: str | Path) -> None:
-        """Write JSON under a temporary name, then rename: `path` is never half written."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(self.to_dict(), file, indent=0)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        """Write JSON with a checksum."""
+        files.write_json(Path(path), self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
@@ -210,6 +200,6 @@ class Vocabulary:
             UserError: naming the file and what is wrong with it.
         """
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_dict(files.read_json(Path(path)))
         except (UserError, ValueError, TypeError) as error:
             raise UserError(f"{path} is not a readable vocabulary: {error}") from error

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchmetrics.image.inception import InceptionScore
 
 from baselines.errors import UserError
-from baselines.training.checkpoint import write_atomic
+from baselines.files import write_atomic
 
 SPLITS = 10
 # Published FID and IS are of 30,000 images; both are biased by the number.

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from baselines import files
 from baselines.errors import UserError
-from baselines.training.checkpoint import write_atomic
 
 
 class NonFiniteError(UserError):
@@ -85,7 +85,7 @@ class StatsWriter:
         self.path = run_dir / "stats.jsonl"
         kept = [line for line in read_stats(self.path) if line["step"] <= resume_step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_atomic(self.path, lambda file: file.write(text.encode()))
+        files.write_text(self.path, text)
         self._board = _tensorboard(run_dir, resume_step) if tensorboard else None
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
