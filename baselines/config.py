@@ -6,10 +6,10 @@ with another value (`resume=True`) and which command alone reads it (`only`).
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from baselines import files
 from baselines.settings import (
     ConfigError,
     Group,
@@ -270,21 +270,18 @@ class Config(Group):
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write `config` as JSON."""
-    path.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+    """Write `config` as JSON with a checksum."""
+    files.write_json(path, to_dict(config))
 
 
 def load_config(path: Path) -> Config:
     """Read a configuration written by `save_config`.
 
     Raises:
-        ConfigError: the file is no JSON, or holds keys or values that do not fit.
+        UserError: naming the file and what is wrong with it.
     """
+    content = files.read_json(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from None
-    try:
-        return from_dict(Config, values)
+        return from_dict(Config, content)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {error}") from error

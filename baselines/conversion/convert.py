@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from baselines.config import Config, EncoderConfig, ModelConfig, to_dict
+from baselines.config import Config, EncoderConfig, ModelConfig, save_config, to_dict
 from baselines.conversion.recognise import build_like, original_names
 from baselines.data.originals import save_captions_pickle, vocabulary_from_captions_pickle
 from baselines.data.vocabulary import Vocabulary
+from baselines.files import write_json
 from baselines.hosts import preset
 from baselines.hosts.dmgan.fusion import DynamicMemory
 from baselines.networks.discriminators import Discriminator
@@ -30,7 +30,7 @@ from baselines.runs import (
     load_run,
     save_encoders,
 )
-from baselines.training.checkpoint import load_torch, save_torch, save_weights, write_atomic
+from baselines.training.checkpoint import load_torch, save_torch, save_weights
 
 # The originals evaluate with longer captions than they train with.
 EVALUATION_WORDS = {"cub": 25, "coco": 20}
@@ -194,11 +194,7 @@ def write_run(
     save_encoders(Encoders(text, image, vocabulary, encoder), directory / ENCODERS)
     save_weights(generator, directory / GENERATOR, **describe(generator))
     vocabulary.save(directory / VOCABULARY)
-    _write_json(directory / CONFIG, to_dict(config))
-
-
-def _write_json(path: Path, content: object) -> None:
-    write_atomic(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+    save_config(config, directory / CONFIG)
 
 
 def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: str) -> list[str]:
@@ -215,7 +211,7 @@ def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: st
     found: dict[str, nn.Module] = {}
     for file in files:
         try:
-            module = from_original(load_torch(file))
+            module = from_original(load_torch(file, ours=False))
         except ConversionError as error:
             raise ConversionError(f"{file}: {error}") from error
         kind = str(describe(module)["kind"])
@@ -242,7 +238,7 @@ def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: st
         lines.append(f"{out / VOCABULARY}: {len(vocabulary)} words")
     for kind, module in found.items():
         save_weights(module, out / f"{kind}.safetensors", **describe(module))
-        _write_json(out / f"{kind}.json", describe(module))
+        write_json(out / f"{kind}.json", describe(module))
         lines.append(f"{out / kind}.safetensors")
     return lines
 

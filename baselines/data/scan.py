@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from baselines import files
 from baselines.data.source import BaseSource, DataError, Problem, SceneFacts, Source
 from baselines.data.vocabulary import Vocabulary, lost_letters, tokenize
 
@@ -149,7 +150,7 @@ class ScanReport:
 
     def write(self, path: str | Path) -> None:
         """Save the summary and every problem as text."""
-        Path(path).write_text(f"{self.summary()}\n{self.details()}\n", encoding="utf-8")
+        files.write_text(Path(path), f"{self.summary()}\n{self.details()}\n")
 
     def raise_if_broken(self) -> None:
         """Refuse to go on with a broken data set.

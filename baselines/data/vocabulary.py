@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,8 @@ from typing import Any
 
 from nltk.tokenize import RegexpTokenizer
 
-from baselines.data.reading import parse_json, quoted, read_text
+from baselines import files
+from baselines.data.reading import quoted
 from baselines.errors import UserError
 
 PAD = "<pad>"
@@ -248,18 +248,8 @@ class Vocabulary:
         return vocabulary
 
     def save(self, path: str | Path) -> None:
-        """Write JSON under a temporary name, then rename: `path` is never half written."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(self.to_dict(), file, indent=0)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        """Write JSON with a checksum."""
+        files.write_json(Path(path), self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
@@ -269,6 +259,6 @@ class Vocabulary:
             UserError: naming the file and what is wrong with it.
         """
         try:
-            return cls.from_dict(parse_json(read_text(Path(path))))
-        except UserError as error:
+            return cls.from_dict(files.read_json(Path(path)))
+        except (UserError, ValueError, TypeError) as error:
             raise UserError(f"{path} is not a readable vocabulary: {error}") from error

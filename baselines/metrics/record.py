@@ -35,8 +35,8 @@ from pathlib import Path
 from typing import Any
 
 from baselines.errors import UserError
+from baselines.files import write_atomic
 from baselines.metrics.spec import Score
-from baselines.training.checkpoint import write_atomic
 
 SCHEMA = 2
 RESULT = "evaluation.json"

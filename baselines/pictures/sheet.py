@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from PIL import Image
 
-from baselines.training.checkpoint import write_atomic
+from baselines.files import write_bytes
 
 DPI = 100
 LINE = 17
@@ -95,7 +95,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG, atomically."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
-    write_atomic(path, lambda file: file.write(buffer.getvalue()))
+    write_bytes(path, buffer.getvalue())
 
 
 def words_of(caption: CaptionText) -> list[Word]:
