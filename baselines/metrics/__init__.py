@@ -18,6 +18,7 @@ FILES = (
     "layout",
     "graded",
     "pointing",
+    "agreement",
 )
 
 _specs: list[MetricSpec] = [import_module(f"{__name__}.{file}").SPEC for file in FILES]

@@ -148,7 +148,9 @@ def prepare(
             name: open_extractor(name, run.encoders.image, files=options.weights, device=device)
             for name in dict.fromkeys(options.extractors)
         },
-        real_layouts=run_layouts(run),
+        vocabulary=run.encoders.vocabulary,
+        real_layouts=run_layouts(run, pairs),
+        gamma=config.refine.gamma,
         reference_facts={**facts, "images": real_count},
         drawn=count,
         samples=options.samples,
@@ -213,7 +215,7 @@ def real_sets(
     images = ImageSet(REAL, count, real=True)
     layouts = context.real_layouts if any(spec.uses_layouts for spec in specs.values()) else None
     batches = real_batches(
-        context.source, context.pairs, run.encoders.text, count=count, size=context.size,
+        context.source, context.pairs, count=count, size=context.size,
         batch_size=options.batch_size, workers=run.config.data.workers, device=device,
         layouts=layouts,
     )  # fmt: skip

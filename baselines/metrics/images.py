@@ -111,7 +111,6 @@ def drawn_batches(
 def real_batches(
     source: Source,
     pairs: Pairs,
-    text_encoder: TextEncoder | None,
     *,
     count: int,
     size: int,
@@ -132,9 +131,8 @@ def real_batches(
     for rows, images in zip(torch.arange(count).split(batch_size), loader, strict=True):
         images = images.to(device, non_blocking=True)
         maps: Mapping[str, Tensor] = {}
-        if layouts is not None and text_encoder is not None:
-            text = text_encoder(pairs.ids[rows].to(device), pairs.lengths[rows])
-            maps = layouts(images, text.words, pairs.lengths[rows].to(device))
+        if layouts is not None:
+            maps = layouts(images, rows)
         yield ImageBatch(rows, images, 0, maps)
 
 

@@ -19,6 +19,7 @@ from baselines.data.scene_captions import SceneCaption
 from baselines.data.scene_content import CornerBox
 from baselines.data.scenes import Scenes
 from baselines.data.source import Source
+from baselines.data.vocabulary import Vocabulary
 from baselines.errors import UserError
 from baselines.metrics.extractors import Extractor
 from baselines.metrics.features import FeatureSet
@@ -28,7 +29,8 @@ from baselines.networks.encoders import ImageEncoder
 if TYPE_CHECKING:
     from baselines.metrics.images import ImageBatch
 
-LayoutMaker = Callable[[Tensor, Tensor, Tensor], Mapping[str, Tensor]]
+# From (images (B, 3, S, S), rows of their pairs (B,)) to layouts by stage.
+LayoutMaker = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 
 
 class MetricError(UserError):
@@ -96,7 +98,8 @@ class EvaluationContext:
 
     source: where captions come from; pairs: of the whole split; size: side of the images; seed: of
     candidates, shuffles and resampling; encoders: that judge captions; extractors: by name;
-    real_layouts: Θ* of (images, words, lengths) by stage, None where there is none; reference:
+    vocabulary: of the run; real_layouts: Θ* of given images under the words of given pairs; gamma:
+    from which difference on an element of a layout is hard; reference:
     features of the real images, by extractor, gathered before any other set is measured;
     protocol: what must agree between evaluations that are compared.
     """
@@ -107,7 +110,9 @@ class EvaluationContext:
     seed: int
     encoders: Sequence[CaptionEncoder] = ()
     extractors: Mapping[str, Extractor] = field(default_factory=dict)
+    vocabulary: Vocabulary | None = None
     real_layouts: LayoutMaker | None = None
+    gamma: float = 0.1
     reference: dict[str, FeatureSet] = field(default_factory=dict)
     reference_facts: Mapping[str, Any] = field(default_factory=dict)
     drawn: int = 0

@@ -329,7 +329,7 @@ def test_real_layouts_come_from_the_newest_checkpoint(refined):
     with torch.no_grad():
         text = run.encoders.text(pairs.ids[:10], pairs.lengths[:10])
         theta = encoders[0].eval().real_branch(images, text.words, pairs.lengths[:10])[1]
-        made = run_layouts(run)(images, text.words, pairs.lengths[:10])
+        made = run_layouts(run, pairs)(images, torch.arange(10))
         damsm = damsm_layout(run.encoders.image, images, text.words, pairs.lengths[:10])
     assert set(made) == {"stage1", "damsm"}
     torch.testing.assert_close(made["stage1"], theta)
