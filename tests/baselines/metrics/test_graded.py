@@ -7,6 +7,7 @@ import torch
 
 from baselines.data.scene_captions import SceneCaption, StatedObject
 from baselines.data.scene_content import Background, Scene, SceneObject
+from baselines.data.scene_drawing import draw_scene
 from baselines.data.scenes import Scenes
 from baselines.data.vocabulary import Vocabulary
 from baselines.metrics.graded import (
