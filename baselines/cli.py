@@ -83,6 +83,7 @@ def training_batches(
     *,
     size: int,
     batch_size: int,
+    wrong_images: bool = False,
 ) -> Callable[[int], Iterable[Batch]]:
     """Given the number of images already seen, this rank's batches from there on."""
 
@@ -98,6 +99,7 @@ def training_batches(
             rank=world.rank,
             world=world.size,
             workers=config.data.workers,
+            wrong_images=wrong_images,
         )
 
     return batches

@@ -66,7 +66,9 @@ def configure(args: argparse.Namespace) -> Config:
         config = dataclasses.replace(config, refine=type(config.refine)())
     elif args.refine:
         refine = preset("alrgan", args.preset).refine
-        config = dataclasses.replace(config, refine=dataclasses.replace(refine, terms=args.refine))
+        source = find_host(args.model).layout_source or refine.source
+        refine = dataclasses.replace(refine, terms=args.refine, source=source)
+        config = dataclasses.replace(config, refine=refine)
     return resolve(config, args)
 
 
@@ -119,7 +121,6 @@ def run(
     if world.is_main:
         prepare(run_dir, config, encoders, objective, fresh=saved is None)
         done = [*build_hooks(config, run_dir, encoders, objective), *hooks(objective)]
-
     batches = training_batches(
         config,
         source,
@@ -127,6 +128,7 @@ def run(
         world,
         size=config.model.image_sizes[-1],
         batch_size=config.optim.batch_size,
+        wrong_images=find_host(config.model.name).wrong_images,
     )
     progress = train(
         objective,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from baselines.data.loader import seeded_generator
@@ -14,7 +14,6 @@ from baselines.data.source import DataError, Source
 from baselines.data.vocabulary import Vocabulary
 from baselines.metrics.extractors import Extractor, Features
 from baselines.networks.encoders import ImageEncoder, TextEncoder
-from baselines.networks.generator import StackedGenerator
 
 TEXT_BATCH = 512
 
@@ -120,7 +119,7 @@ class Shown:
 
 
 def draw(
-    generator: StackedGenerator,
+    generator: nn.Module,
     pairs: Pairs,
     text_encoder: TextEncoder,
     image_encoder: ImageEncoder,
@@ -146,7 +145,7 @@ def draw(
         yield Shown(rows, drawn.images[-1], drawn.layouts, image_encoder)
 
 
-def _noise(generator: StackedGenerator, seed: int, row: int) -> tuple[Tensor, Tensor]:
+def _noise(generator: nn.Module, seed: int, row: int) -> tuple[Tensor, Tensor]:
     stream = seeded_generator(seed, row)
     return (
         torch.randn(generator.noise_dim, generator=stream),
