@@ -133,6 +133,7 @@ def training_batches(
     *,
     size: int,
     batch_size: int,
+    wrong_images: bool = False,
 ) -> Callable[[int], Iterable[Batch]]:
     """Given the number of images already seen, this rank's batches from there on."""
     from baselines.data.loader import training_loader
@@ -149,6 +150,7 @@ def training_batches(
             rank=world.rank,
             world=world.size,
             workers=config.data.workers,
+            wrong_images=wrong_images,
         )
 
     return batches

@@ -195,6 +195,15 @@ class LossConfig(Group):
 
     damsm: float = setting(5.0, "weight of DAMSM's terms, 0: none", at_least(0), only="train")
     kl: float = setting(1.0, "weight of the conditioning's KL term", at_least(0), only="train")
+    unconditional: float = setting(
+        1.0, "weight of the unconditional heads (stackgan)", at_least(0), only="train"
+    )
+    colour: float = setting(
+        0.0, "weight of the colours' agreement between sizes (stackgan)", at_least(0), only="train"
+    )
+    penalty: float = setting(
+        2.0, "weight of the matching-aware gradient penalty (dfgan)", at_least(0), only="train"
+    )
     gamma1: float = setting(4.0, "γ1, sharpness of a word's attention over regions", above(0))
     gamma2: float = setting(5.0, "γ2, sharpness of the best word in a caption's score", above(0))
     gamma3: float = setting(10.0, "γ3, sharpness among the captions of a batch", above(0))
@@ -228,6 +237,9 @@ class OptimConfig(Group):
     beta1: float = setting(0.5, "Adam's decay of the mean", MOMENTUM)
     beta2: float = setting(0.999, "Adam's decay of the square", MOMENTUM)
     ema: float = setting(0.999, "decay of the averaged generator", between(0, 1))
+    legacy_snapshot: int = setting(
+        0, "steps after which the average becomes the generator (stackgan), 0: never", at_least(0)
+    )
     amp: str = setting(
         "no",
         "arithmetic of the step: float32, mixed bf16 or fp16; auto: bf16 where the hardware "

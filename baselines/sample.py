@@ -91,8 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pipeline = load(options.run, device=options.device)
         real = [] if texts else test_pairs(pipeline)
         captions = pipeline.read(texts or [text for text, _ in real])
-        if options.overlays and pipeline.run.config.model.stages < 2:
-            raise UserError("--overlays: this model has a single stage, which reads no words")
+        if options.overlays and not pipeline.has_layouts:
+            raise UserError(
+                f"--overlays: this {pipeline.run.config.model.name} has no stage that reads words"
+            )
     except (UserError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {one_line(error)}\n")
     album = Album(
@@ -100,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         singles=not options.grid,
         sheets=not options.singles,
         all_stages=options.all_stages,
-        overlays=options.overlays or (bool(real) and pipeline.run.config.model.stages > 1),
+        overlays=options.overlays or (bool(real) and pipeline.has_layouts),
     )
     try:
         if options.interpolate_noise or options.interpolate_captions:

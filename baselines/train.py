@@ -56,7 +56,9 @@ def configure(args: argparse.Namespace) -> Config:
         config = dataclasses.replace(config, refine=type(config.refine)())
     elif args.refine:
         refine = preset("alrgan", args.preset).refine
-        config = dataclasses.replace(config, refine=dataclasses.replace(refine, terms=args.refine))
+        source = find_host(args.model).layout_source or refine.source
+        refine = dataclasses.replace(refine, terms=args.refine, source=source)
+        config = dataclasses.replace(config, refine=refine)
     config = resolve(config, args, "train")
     require_effect(config, args)
     return config
@@ -158,6 +160,7 @@ def run(
         world,
         size=config.model.image_sizes[-1],
         batch_size=config.optim.batch_size,
+        wrong_images=find_host(config.model.name).wrong_images,
     )
     progress = train(
         objective,

@@ -9,14 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from baselines.config import Config, EncoderConfig, ModelConfig, save_config, to_dict
+from baselines.config import Config, EncoderConfig, ModelConfig, from_dict, save_config
 from baselines.conversion.recognise import build_like, original_names
 from baselines.data.originals import save_captions_pickle, vocabulary_from_captions_pickle
 from baselines.data.vocabulary import Vocabulary
 from baselines.files import write_json
-from baselines.hosts import preset
-from baselines.hosts.dmgan.fusion import DynamicMemory
-from baselines.networks.discriminators import Discriminator
+from baselines.hosts import HOSTS, preset
 from baselines.networks.encoders import ImageEncoder, TextEncoder
 from baselines.networks.generator import StackedGenerator
 from baselines.networks.originals import ConversionError
@@ -50,7 +48,8 @@ def from_original(state_dict: Mapping[str, Tensor]) -> nn.Module:
         state_dict: as loaded from the original's file; not modified, nothing is shared with it.
 
     Returns:
-        A TextEncoder, ImageEncoder, StackedGenerator or Discriminator of the state's dtype.
+        A TextEncoder, an ImageEncoder, or a generator or discriminator of some host, of the
+        state's dtype.
 
     Raises:
         ConversionError: listing what does not fit.
@@ -129,38 +128,15 @@ def describe(module: nn.Module) -> dict[str, object]:
         return {"kind": "text_encoder", **sizes}
     if isinstance(module, ImageEncoder):
         return {"kind": "image_encoder", "embedding_dim": module.embedding_dim}
-    if isinstance(module, StackedGenerator):
-        return {"kind": "generator", **to_dict(_model_config(module))}
-    assert isinstance(module, Discriminator)
-    return {
-        "kind": f"discriminator_{module.image_size}",
-        "feature_dim": module.feature_dim,
-        "norm": module.norm,
-        "unconditional": module.unconditional is not None,
-    }
-
-
-def _model_config(generator: StackedGenerator) -> ModelConfig:
-    memory = any(isinstance(stage.fusion, DynamicMemory) for stage in generator.stages)
-    name = "dmgan" if memory else "attngan"
-    return replace(
-        preset(name, "cub").model,
-        feature_dim=generator.feature_dim,
-        condition_dim=generator.condition_dim,
-        noise_dim=generator.noise_dim,
-        base_size=generator.base_size,
-        stages=len(generator.stages) + 1,
-        residual_blocks=generator.residual_blocks,
-        single_image=generator.single_image,
-        legacy_mask=generator.legacy_mask,
-    )
+    described = (host.describe(module) for host in HOSTS.values() if host.describe)
+    return next(found for found in described if found is not None)
 
 
 def write_run(
     directory: Path,
     text: TextEncoder,
     image: ImageEncoder,
-    generator: StackedGenerator,
+    generator: nn.Module,
     vocabulary: Vocabulary,
     dataset: str,
 ) -> None:
@@ -181,7 +157,8 @@ def write_run(
     }
     if len(set(widths.values())) > 1:
         raise ConversionError(f"embedding widths differ, so the files do not fit: {widths}")
-    model = _model_config(generator)
+    sizes = {name: value for name, value in describe(generator).items() if name != "kind"}
+    model = from_dict(ModelConfig, sizes, "model.")
     encoder = EncoderConfig(
         embedding_dim=text.embedding_dim,
         token_dim=text.embedding.embedding_dim,
@@ -227,7 +204,7 @@ def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: st
     if (
         isinstance(text, TextEncoder)
         and isinstance(image, ImageEncoder)
-        and isinstance(generator, StackedGenerator)
+        and generator is not None
         and vocabulary is not None
     ):
         write_run(out, text, image, generator, vocabulary, dataset)

@@ -18,6 +18,12 @@ from baselines.networks.initialisation import initialise
 FIRST_GRID = 4
 
 
+def require_rows(name: str, value: Tensor, width: int, batch: int) -> None:
+    """Raise a ValueError unless `value` is (batch, width)."""
+    if value.shape != (batch, width):
+        raise ValueError(f"{name} must be ({batch}, {width}), got {tuple(value.shape)}")
+
+
 class ConditioningAugmentation(nn.Module):
     """Sentence vector -> mean and log variance of the condition (as AttnGAN's `CA_NET`)."""
 
@@ -30,6 +36,11 @@ class ConditioningAugmentation(nn.Module):
         """(B, E) -> mu (B, C), logvar (B, C)."""
         mu, logvar = self.gate(self.fc(sentence)).chunk(2, dim=1)
         return mu, logvar
+
+    @staticmethod
+    def sample(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
+        """The condition c, (B, C), that noise (B, C) picks out of N(mu, exp(logvar))."""
+        return mu + eps * torch.exp(0.5 * logvar)
 
 
 class InitialStage(nn.Module):
@@ -175,12 +186,12 @@ class StackedGenerator(nn.Module):
         Raises:
             ValueError: when `noise` or `eps` has another width than the generator.
         """
-        self._check("noise", noise, self.noise_dim, len(sentence))
+        require_rows("noise", noise, self.noise_dim, len(sentence))
         mu, logvar = self.conditioning(sentence)
         if eps is None:
             eps = torch.randn_like(mu)
-        self._check("eps", eps, self.condition_dim, len(sentence))
-        features = [self.initial(mu + eps * torch.exp(0.5 * logvar), noise)]
+        require_rows("eps", eps, self.condition_dim, len(sentence))
+        features = [self.initial(self.conditioning.sample(mu, logvar, eps), noise)]
         text, layouts = Text(words, lengths, sentence), []
         for stage in self.stages:
             refined, layout = stage(features[-1], text)
@@ -190,8 +201,3 @@ class StackedGenerator(nn.Module):
         painted = features[-1:] if self.single_image else features
         images = tuple(head(h) for head, h in zip(self.heads, painted, strict=True))
         return GeneratorOutput(images, tuple(features), tuple(layouts), mu, logvar)
-
-    @staticmethod
-    def _check(name: str, value: Tensor, width: int, batch: int) -> None:
-        if value.shape != (batch, width):
-            raise ValueError(f"{name} must be ({batch}, {width}), got {tuple(value.shape)}")

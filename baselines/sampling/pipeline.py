@@ -13,7 +13,8 @@ from torch import Tensor
 
 from baselines.data.vocabulary import Vocabulary
 from baselines.errors import UserError
-from baselines.networks.generator import GeneratorOutput
+from baselines.hosts import find_host
+from baselines.networks.contracts import GeneratorOutput
 from baselines.pictures.grids import to_picture
 from baselines.runs import GENERATOR, Run, load_run
 from baselines.sampling.drawing import Inputs, draw, seeded_noise
@@ -96,6 +97,12 @@ class Pipeline:
     def image_sizes(self) -> tuple[int, ...]:
         """Side in pixels of the images of every stage."""
         return self.run.config.model.image_sizes
+
+    @property
+    def has_layouts(self) -> bool:
+        """Whether the model tells where it puts every word."""
+        model = self.run.config.model
+        return find_host(model.name).layouts and model.stages > 1
 
     def __call__(
         self,
