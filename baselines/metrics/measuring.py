@@ -22,7 +22,7 @@ def measure(sets: Sets, context: EvaluationContext, specs: Mapping[str, MetricSp
     """Give every metric of every set of images: row → set → score. Real images come first."""
     results: Results = {}
     for images, batches in sets:
-        used = {name: spec for name, spec in specs.items() if spec.real or not images.real}
+        used = {name: spec for name, spec in specs.items() if _applies(spec, images)}
         metrics = {name: spec.start(context, images) for name, spec in used.items()}
         wanted = _features_wanted(images, context, used)
         if wanted or any(not spec.uses_features for spec in used.values()):
@@ -39,6 +39,10 @@ def measure(sets: Sets, context: EvaluationContext, specs: Mapping[str, MetricSp
 def _place(specs: list[str], row: str) -> tuple[int, bool]:
     """Rows in the order of the metrics, those of equal numbers behind the whole."""
     return specs.index(row.split("/")[0]), row.endswith("/equal")
+
+
+def _applies(spec: MetricSpec, images: ImageSet) -> bool:
+    return (spec.real or not images.real) and (spec.uses_features or images.paired)
 
 
 def _features_wanted(
