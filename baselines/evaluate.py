@@ -50,6 +50,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--detector", help=f"for soa: one of {', '.join(COCO_DETECTORS)}, or {SCENES}"
     )
     parser.add_argument("--detector-weights", type=Path, metavar="FILE")
+    add_measuring_options(parser)
+    return parser.parse_args(argv)
+
+
+def add_measuring_options(parser: argparse.ArgumentParser) -> None:
+    """Add how much is measured, and by what."""
     parser.add_argument(
         "--images",
         type=int,
@@ -89,7 +95,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--out", type=Path, help=f"instead of {RESULT} in the run directory; nothing is left there"
     )
     parser.add_argument("--device", default="auto")
-    return parser.parse_args(argv)
 
 
 def weight_files(args: argparse.Namespace, extractors: Sequence[str]) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -162,14 +163,48 @@ def evaluate_images(
     """
     options.check()
     started = time.perf_counter()
-    source = open_images(folder, captions)
+    context = given_context(open_images(folder, captions), size, options, detector, device)
+    with torch.inference_mode():
+        if options.independent is not None and captions is not None:
+            pair = context.source, context.pairs
+            context.encoders = [independent_judge(options.independent, *pair, MAX_WORDS, device)]
+        sets, real = reference_sets(reference, context, options, device)
+        batches = _batches(context.source, context.drawn, context, options, device)
+        sets.append((ImageSet(IMAGES, context.drawn), batches))
+        specs, left_out = choose(options.metrics, context)
+        if reference is None:
+            compared = {n: s for n, s in specs.items() if s.compares}
+            left_out |= dict.fromkeys(compared, "it compares with real images: give --reference")
+            specs = {name: spec for name, spec in specs.items() if name not in compared}
+        results = measure(sets, context, specs)
+    images = range(len(context.source))
+    subject = {"images": str(folder), "captions": None if captions is None else str(captions)}
+    return {
+        "subject": subject | {"fingerprint": fingerprint(context.source, images)},
+        "protocol": protocol_of(context, options, real),
+        "environment": environment(options, device),
+        **describe(results, specs, context, left_out),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def given_context(
+    source: GivenImages,
+    size: int | None,
+    options: Options,
+    detector: Detector | None,
+    device: torch.device,
+) -> EvaluationContext:
+    """Open the extractors for a folder of images of one size.
+
+    Raises:
+        UserError: more images are asked for than there are, or they differ in size.
+    """
     size = size or common_size(source)
     pairs = read_pairs(source, None, 0)
     if options.images is not None and options.images > len(pairs):
-        raise UserError(f"images is {options.images:,}: {folder} has {len(pairs):,}")
-    count = options.images or len(pairs)
-    facts = {"split": "test", "size": size}
-    context = EvaluationContext(
+        raise UserError(f"images is {options.images:,}: there are {len(pairs):,}; ask for fewer")
+    return EvaluationContext(
         source=source,
         pairs=pairs,
         size=size,
@@ -179,37 +214,27 @@ def evaluate_images(
             for name in dict.fromkeys(options.extractors)
         },
         reference_facts={"size": size},
-        drawn=count,
+        drawn=options.images or len(pairs),
         detector=detector,
     )
-    with torch.inference_mode():
-        if options.independent is not None and captions is not None:
-            judge = independent_judge(options.independent, source, pairs, MAX_WORDS, device)
-            context.encoders = [judge]
-        sets, real = reference_sets(reference, context, options, device)
-        batches = _batches(source, count, context, options, device)
-        sets.append((ImageSet(IMAGES, count), batches))
-        specs, left_out = choose(options.metrics, context)
-        if reference is None:
-            compared = {n: s for n, s in specs.items() if s.compares}
-            left_out |= dict.fromkeys(compared, "it compares with real images: give --reference")
-            specs = {name: spec for name, spec in specs.items() if name not in compared}
-        results = measure(sets, context, specs)
-    protocol = {
+
+
+def protocol_of(context: EvaluationContext, options: Options, real: int) -> dict[str, Any]:
+    """Say what must agree before folders are compared: captions and reference, not the images."""
+    asked = [context.source.captions(index) for index in context.pairs.images.tolist()]
+    digest = hashlib.sha256(repr(sorted(asked)).encode())
+    for name in sorted(context.reference):
+        facts = context.reference[name]
+        digest.update(repr((name, facts.count, facts.statistics.mean.tolist())).encode())
+    return {
         "data": {"name": IMAGES},
-        "fingerprint": fingerprint(source, range(len(source))),
-        **facts,
-        "images": count,
+        "fingerprint": digest.hexdigest()[:16],
+        "split": "test",
+        "size": context.size,
+        "images": context.drawn,
         "real_images": real,
         "samples": 1,
         "seed": options.seed,
-    }
-    return {
-        "subject": {"images": str(folder), "captions": None if captions is None else str(captions)},
-        "protocol": protocol,
-        "environment": environment(options, device),
-        **describe(results, specs, context, left_out),
-        "seconds": round(time.perf_counter() - started, 1),
     }
 
 

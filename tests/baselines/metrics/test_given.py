@@ -6,11 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines import evaluate
+from baselines import compare, evaluate
 from baselines.data.scenes import Scenes
 from baselines.data.source import DataError
 from baselines.errors import UserError
 from baselines.metrics import inception
+from baselines.metrics.comparison import MixedSettingsError
 from baselines.metrics.features import MixedStatisticsError
 from baselines.metrics.given import common_size, open_images
 from baselines.metrics.record import load_entries
@@ -56,7 +57,7 @@ def test_a_strangers_folder_is_measured_against_another(tmp_path, network):
         "precision_recall/inception-2015/recall",
     }  # fmt: skip
     assert entry["protocol"]["images"] == 40 and entry["protocol"]["real_images"] == 60
-    assert entry["subject"] == {"images": str(ours), "captions": None}
+    assert entry["subject"]["images"] == str(ours) and entry["subject"]["captions"] is None
     from scipy.linalg import sqrtm
 
     model = torch.jit.load(network)
@@ -76,6 +77,29 @@ def test_a_strangers_folder_is_measured_against_another(tmp_path, network):
     expected = offset @ offset + np.trace(covariances[0] + covariances[1] - 2 * root)
     found = entry["metrics"]["fid/inception-2015"]["images"]["value"]
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_two_strangers_are_compared_on_the_same_captions_and_reference(tmp_path, network, capsys):
+    real = folder_of(tmp_path / "real", 12, seed=9)
+    folders = [
+        folder_of(tmp_path / name, 10, seed) for seed, name in enumerate(("gan", "diffusion"))
+    ]
+    (tmp_path / "captions.txt").write_text("\n".join(f"caption {n}" for n in range(10)))
+    for folder in folders:
+        command(folder, network, "--reference", real, "--captions", tmp_path / "captions.txt")
+    capsys.readouterr()
+    compare.main([*map(str, folders)])
+    head = capsys.readouterr().out.splitlines()[0]
+    assert [c.strip() for c in head.strip("|").split("|")] == [
+        "metric", "gan", "diffusion", "real images",
+    ]  # fmt: skip
+    command(folders[1], network, "--reference", folders[0], "--images", "10")
+    entries = load_entries(folders[1] / "evaluation.json")
+    (folders[1] / "evaluation.json").write_text(
+        json.dumps({"schema": 2, "evaluations": entries[-1:]})
+    )
+    with pytest.raises(MixedSettingsError, match="fingerprint"):
+        compare.main([*map(str, folders)])
 
 
 def test_without_a_reference_what_compares_is_left_out(tmp_path, network):
