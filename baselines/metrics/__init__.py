@@ -19,6 +19,7 @@ FILES = (
     "graded",
     "pointing",
     "agreement",
+    "soa",
 )
 
 _specs: list[MetricSpec] = [import_module(f"{__name__}.{file}").SPEC for file in FILES]

@@ -12,7 +12,7 @@ from baselines.metrics.record import RESULT, load_entries
 from baselines.metrics.report import LAST, cell, markdown
 from baselines.runs import CONFIG
 
-TRAINED = "trained"
+TRAINED, GIVEN = "trained", "images"
 Entry = Mapping[str, Any]
 
 
@@ -69,7 +69,7 @@ def compare(paths: Sequence[Path]) -> str:
     left_out = []
     for row in dict.fromkeys(row for entry in entries for row in entry["metrics"]):
         facts = [entry["rows"].get(row) for entry in entries]
-        scores = [entry["metrics"].get(row, {}).get(TRAINED) for entry in entries]
+        scores = [_measured(entry["metrics"].get(row, {})) for entry in entries]
         if not any(scores):
             continue
         known = [fact["settings"] for fact in facts if fact is not None]
@@ -114,6 +114,11 @@ def settings_that_differ(paths: Sequence[Path], names: Sequence[str]) -> list[st
             named = ", ".join(f"{n}: {v}" for n, v in zip(names, values, strict=True))
             lines.append(f"- {key}: {named}")
     return ["", "Settings that differ:", *lines] if lines else []
+
+
+def _measured(scores: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The trained images of a run, or those of a folder."""
+    return scores.get(TRAINED, scores.get(GIVEN))
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -179,4 +179,5 @@ SPEC = MetricSpec(
         "images' value is what a perfect generator would get."
     ),
     uses_features=True,
+    compares=True,
 )

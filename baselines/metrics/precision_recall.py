@@ -110,4 +110,5 @@ SPEC = MetricSpec(
     settings=lambda context, part: {**feature_settings(context, part), "neighbours": NEIGHBOURS},
     note="Precision and recall of real images are those of their two halves.",
     uses_features=True,
+    compares=True,
 )

@@ -27,6 +27,7 @@ from baselines.metrics.pairs import Pairs
 from baselines.networks.encoders import ImageEncoder
 
 if TYPE_CHECKING:
+    from baselines.metrics.detectors import Detector
     from baselines.metrics.images import ImageBatch
 
 # From (images (B, 3, S, S), rows of their pairs (B,)) to layouts by stage.
@@ -67,14 +68,16 @@ class ImageSet:
     """A set of images under measurement.
 
     name: "real", "untrained", "trained", ...; pairs: how many pairs it shows, from the first on;
-    samples: images of each pair; real: whether they are the pairs' own images; features: of its
-    images, by extractor, gathered while they pass.
+    samples: images of each pair; real: whether they are real; paired: whether they belong to the
+    pairs, so that captions can be asked of them; features: of its images, by extractor, gathered
+    while they pass.
     """
 
     name: str
     pairs: int
     samples: int = 1
     real: bool = False
+    paired: bool = True
     features: dict[str, FeatureSet] = field(default_factory=dict)
 
 
@@ -118,6 +121,7 @@ class EvaluationContext:
     drawn: int = 0
     samples: int = 1
     cache: Path | None = None
+    detector: Detector | None = None
     _stated: dict[int, tuple[tuple[SceneCaption, ...], tuple[CornerBox, ...]]] = field(
         default_factory=dict
     )
@@ -168,6 +172,7 @@ class MetricSpec:
         uses_layouts: whether it reads `ImageBatch.layouts`.
         all_samples: whether it is shown every sample of a pair, not only the first.
         real: whether real images are measured too.
+        compares: whether it needs real images to compare with.
     """
 
     name: str
@@ -183,6 +188,7 @@ class MetricSpec:
     uses_layouts: bool = False
     all_samples: bool = False
     real: bool = True
+    compares: bool = False
 
 
 def partners(class_ids: Tensor, seed: int) -> Tensor:

@@ -17,6 +17,7 @@ from baselines.config import (
     settings,
     to_dict,
 )
+from baselines.errors import UserError
 from baselines.hosts import HOSTS
 from baselines.settings import describe
 
@@ -118,7 +119,7 @@ def test_a_saved_configuration_is_read_strictly():
 def test_a_damaged_configuration_is_named(text, tmp_path):
     path = tmp_path / "config.json"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"config\.json: ") as caught:
+    with pytest.raises(UserError, match=r"config\.json: ") as caught:
         load_config(path)
     assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 400
 

@@ -329,7 +329,7 @@ def test_legacy_snapshots_go_on_from_the_average(tmp_path, encoders):
 
 def test_torchrun_trains_and_one_process_goes_on(tmp_path, encoders):
     run = tmp_path / "run"
-    arguments = train_command("stackgan", run, encoders, 4, *REFINED, refine="alr")
+    arguments = train_command("stackgan", run, encoders, 4, *REFINED, refine="alr,lvr")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*launcher, "-m", "baselines.train", *arguments],
@@ -341,5 +341,5 @@ def test_torchrun_trains_and_one_process_goes_on(tmp_path, encoders):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert load_torch(checkpoints(run)[-1])["progress"] == {"step": 2, "images": 16}
-    state = train_tiny("stackgan", run, encoders, 6, *REFINED, refine="alr")
+    state = train_tiny("stackgan", run, encoders, 6, *REFINED, refine="alr,lvr")
     assert state["progress"] == {"step": 4, "images": 24}
