@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from baselines.data.files import FileSource, Record, inside, read_lines
+from baselines.data.files import FileSource, Record, inside
+from baselines.data.reading import read_lines
 from baselines.data.source import DataError
 from baselines.errors import UserError
 from baselines.metrics.detectors import Detector
