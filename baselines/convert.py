@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from baselines.cli import run_command
 from baselines.config import Config, EncoderConfig, ModelConfig, to_dict
+from baselines.conversion.foreign import read_foreign
 from baselines.conversion.keys import FLATTENED, ConversionError, original_names
 from baselines.conversion.recognise import build_like
 from baselines.data.originals import save_captions_pickle, vocabulary_from_captions_pickle
@@ -40,11 +41,11 @@ from baselines.runs import (
     load_run,
     save_encoders,
 )
-from baselines.training.checkpoint import load_torch, save_torch, save_weights, write_atomic
+from baselines.training.checkpoint import save_torch, save_weights, write_atomic
 
 __all__ = ["ConversionError", "from_original", "to_original"]
 
-# The originals evaluate with longer captions than they train with (baselines_spec 8.3).
+# The originals evaluate with longer captions than they train with.
 EVALUATION_WORDS = {"cub": 25, "coco": 20}
 SHOWN = 12
 
@@ -220,12 +221,13 @@ def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: st
     Raises:
         ConversionError: a file is no network of the originals, two are of the same kind, or the
             parts of a run do not belong together.
-        CheckpointError: a file cannot be read without executing code from it.
+        CheckpointError: a file cannot be read without executing code from it, or only with
+            more time or memory than weights of its size need.
     """
     found: dict[str, nn.Module] = {}
     for file in files:
         try:
-            module = from_original(load_torch(file))
+            module = from_original(read_foreign(file))
         except ConversionError as error:
             raise ConversionError(f"{file}: {error}") from error
         kind = str(describe(module)["kind"])

@@ -1,4 +1,4 @@
-"""Our parameter names -> the originals' (baselines_spec 2-5), for every kind of network."""
+"""Our parameter names -> the originals', for every kind of network."""
 
 from __future__ import annotations
 
