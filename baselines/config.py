@@ -26,7 +26,8 @@ class DataConfig:
     and `test_images` scenes of up to `max_objects` objects from `seed`. `captions_per_image = 0`
     uses all there are. `tokens` says what becomes of letters outside ASCII when a
     vocabulary is built: `ascii` drops them as the originals do, `unicode` keeps them, `auto` is the
-    former for `scenes`, `cub` and `coco` and the latter for other data.
+    former for `scenes`, `cub` and `coco` and the latter for other data. `max_unknown` is the share
+    of words in captions that encoders may not know before they are refused.
     """
 
     name: str = "scenes"
@@ -42,6 +43,7 @@ class DataConfig:
     test_images: int = 1000
     max_objects: int = 3
     tokens: str = "auto"
+    max_unknown: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,7 @@ RULES: dict[str, Rule] = {
         ],
         _at_least(0),
     ),
+    "data.max_unknown": UNIT,
     "data.max_objects": (lambda value: value in (1, 2, 3), "expected 1, 2 or 3"),
 }  # fmt: skip
 
