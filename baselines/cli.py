@@ -113,12 +113,14 @@ def checked_source(config: Config, split: str, vocabulary: Vocabulary | None = N
 
     Raises:
         DataError: listing everything that is broken, unless `data.skip_broken`.
+        VocabularyMismatchError: `data.max_unknown` is exceeded.
     """
     from baselines.data import open_source
     from baselines.data.scan import scan
 
     source = open_source(config.data, split)
     report = scan(source, vocabulary)
+    report.require_known_words(config.data.max_unknown)
     if config.data.skip_broken:
         return report.skip()
     report.raise_if_broken()

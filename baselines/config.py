@@ -87,6 +87,9 @@ class DataConfig(Group):
         "unicode keeps them; auto: as the data set is usually read",
         one_of("auto", "ascii", "unicode"),
     )
+    max_unknown: float = setting(
+        0.2, "share of the captions' words that encoders may not know", between(0, 1)
+    )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.config import Config, EncoderConfig, ModelConfig, from_dict, save_config
+from baselines.conversion.foreign import read_foreign
 from baselines.conversion.recognise import build_like, original_names
 from baselines.data.originals import save_captions_pickle, vocabulary_from_captions_pickle
 from baselines.data.vocabulary import Vocabulary
@@ -28,7 +29,7 @@ from baselines.runs import (
     load_run,
     save_encoders,
 )
-from baselines.training.checkpoint import load_torch, save_torch, save_weights
+from baselines.training.checkpoint import save_torch, save_weights
 
 # The originals evaluate with longer captions than they train with.
 EVALUATION_WORDS = {"cub": 25, "coco": 20}
@@ -183,12 +184,13 @@ def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: st
     Raises:
         ConversionError: a file is no network of the originals, two are of the same kind, or the
             parts of a run do not belong together.
-        CheckpointError: a file cannot be read without executing code from it.
+        CheckpointError: a file cannot be read without executing code from it, or only with
+            more time or memory than weights of its size need.
     """
     found: dict[str, nn.Module] = {}
     for file in files:
         try:
-            module = from_original(load_torch(file, ours=False))
+            module = from_original(read_foreign(file))
         except ConversionError as error:
             raise ConversionError(f"{file}: {error}") from error
         kind = str(describe(module)["kind"])

@@ -47,11 +47,14 @@ def tokenize(text: str, tokens: str = "ascii") -> list[str]:
     """
     text = text.replace("\ufffd\ufffd", " ").lower()
     if tokens == "unicode" and not text.isascii():
-        composed = unicodedata.normalize("NFC", text)
-        runs = itertools.groupby(composed, key=_belongs_to_word)
-        return ["".join(run) for inside, run in runs if inside]
+        return _runs(unicodedata.normalize("NFC", text))
     ascii_runs = (run.encode("ascii", "ignore").decode("ascii") for run in _WORDS.tokenize(text))
     return [run for run in ascii_runs if run]
+
+
+def _runs(text: str) -> list[str]:
+    groups = itertools.groupby(text, key=_belongs_to_word)
+    return ["".join(group) for inside, group in groups if inside]
 
 
 def _belongs_to_word(character: str) -> bool:
@@ -67,9 +70,8 @@ def lost_letters(text: str, tokens: str) -> list[tuple[str, str]]:
     """
     if tokens == "unicode" or text.isascii():
         return []
-    written = tokenize(text, "unicode")
-    read = ("".join(tokenize(word, tokens)) for word in written)
-    return [pair for pair in zip(written, read, strict=True) if pair[0] != pair[1]]
+    pairs = ((run, "".join(tokenize(run, tokens))) for run in _runs(text.lower()))
+    return [(unicodedata.normalize("NFC", run), read) for run, read in pairs if run != read]
 
 
 class Vocabulary:
