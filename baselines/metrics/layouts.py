@@ -65,9 +65,9 @@ def refined_layouts(run: Run) -> Refined | None:
     state = load_torch(found[-1])["networks"].get("refinements")
     if state is None:
         return None
-    refinements = nn.ModuleList(
-        build_refinement(config, run.generator, stage) for stage in range(1, config.model.stages)
-    )
+    stages = range(1, config.model.stages)
+    encoders = [build_refinement(config, run.generator, stage) for stage in stages]
+    refinements = nn.ModuleList(encoders)
     refinements.load_state_dict(state)
     refinements.to(next(run.generator.parameters()).device).eval()
     sizes = [config.model.base_size * 2**stage for stage in range(config.model.stages)]
@@ -77,8 +77,8 @@ def refined_layouts(run: Run) -> Refined | None:
     def layouts(images: Tensor, words: Tensor, lengths: Tensor) -> Mapping[str, Tensor]:
         reduced = pyramid(images, sizes)
         return {
-            f"stage{stage}": refinement.real_branch(reduced[stage - shift], words, lengths)[1]
-            for stage, refinement in enumerate(refinements, start=1)
+            f"stage{stage}": made.real_branch(reduced[stage - shift], words, lengths)[1]
+            for stage, made in enumerate(encoders, start=1)
         }
 
     return layouts
