@@ -113,12 +113,13 @@ def cost(name: str, config: Config, world: World, steps: int) -> Cost:
 
     seconds, peak = timed(step, steps, world.device)
     text = objective.text_encoder(batch.captions, batch.lengths_cpu)
-    widths = objective.average.network.noise_dim, objective.average.network.condition_dim
+    widths = config.model.noise_dim, config.model.condition_dim
     noise, eps = (torch.randn(len(batch), width, device=world.device) for width in widths)
     inputs = Inputs(noise, eps, text.sentence, text.words, batch.lengths)
+    objective.net.eval()
     with torch.inference_mode():
         drawing, _ = timed(
-            lambda number: draw(objective.average.network, inputs, world.device),
+            lambda number: draw(objective.net, inputs, world.device),
             steps,
             world.device,
         )

@@ -109,7 +109,7 @@ def _share(sums: list[tuple[Tensor, Tensor]]) -> Score:
 def _title(part: str) -> str:
     stage, _, kind = part.partition("/")
     return {
-        "difference": f"mean |Θ* − Θ| % ↓ ({stage})",
+        "difference": f"mean difference of Θ from Θ* % ↓ ({stage})",
         "hard": "- hard elements % ↓",
         "overlap": "- overlap of the words' regions % ↑",
     }.get(kind, part)

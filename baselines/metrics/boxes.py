@@ -18,10 +18,11 @@ def evaluated_box(source: Source, index: int, size: int) -> CornerBox | None:
         the box in shares of the side of `source.image(index, size)`, clipped to it; None where the
         source has no box for the image.
     """
-    if not isinstance(source, FileSource) or source.records[index].box is None:
+    record = source.records[index] if isinstance(source, FileSource) else None
+    if record is None or record.box is None:
         return None
-    x, y, width, height = source.records[index].box
-    with Image.open(source.records[index].path) as image:
+    x, y, width, height = record.box
+    with Image.open(record.path) as image:
         whole = image.size
     # The crop of the box: half its side is three quarters of the longer side, clipped.
     reach = max(1, math.floor(max(width, height) * 0.75))

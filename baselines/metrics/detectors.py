@@ -69,7 +69,7 @@ class SceneDetector:
             the shape that fits it best, which stands blur.
     """
 
-    labels = SHAPES
+    labels: tuple[str, ...] = SHAPES
     names_colours = True
 
     def __init__(self, *, strict: bool = False) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from baselines.data.files import FileSource, Record, inside
 from baselines.data.reading import read_lines
-from baselines.data.source import DataError
+from baselines.data.source import DataError, Source
 from baselines.errors import UserError
 from baselines.metrics.detectors import Detector
 from baselines.metrics.evaluation import (
@@ -37,6 +37,9 @@ IMAGES = "images"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MAX_WORDS = 18
 _FORM = '{"file_name": "a.png", "text": "a caption"}'
+
+
+Row = tuple[str, tuple[str, ...], str]  # file name, captions, class
 
 
 class GivenImages(FileSource):
@@ -79,7 +82,7 @@ def open_images(folder: Path, captions: Path | None = None) -> GivenImages:
         raise DataError(f"{folder}: no images ({', '.join(SUFFIXES)})")
     names = [path.relative_to(folder).as_posix() for path in paths]
     if captions is None:
-        rows = [(name, ("",), str(number)) for number, name in enumerate(names)]
+        rows: list[Row] = [(name, ("",), str(number)) for number, name in enumerate(names)]
     elif captions.suffix == ".jsonl":
         rows = list(_read_jsonl(folder, captions))
     else:
@@ -101,7 +104,7 @@ def open_images(folder: Path, captions: Path | None = None) -> GivenImages:
     return GivenImages(IMAGES, "test", records)
 
 
-def _read_jsonl(folder: Path, path: Path) -> Iterator[tuple[str, tuple[str, ...], str]]:
+def _read_jsonl(folder: Path, path: Path) -> Iterator[Row]:
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
@@ -270,7 +273,7 @@ def reference_sets(
 
 
 def _batches(
-    source: GivenImages,
+    source: Source,
     count: int,
     context: EvaluationContext,
     options: Options,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "precision_recall"
 NEIGHBOURS = 3
-CHUNK = 2048
+CHUNK = 1024
 
 
 def precision_recall(

@@ -1,17 +1,23 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from baselines import evaluate
+from baselines.config import load_config, save_config
 from baselines.data.cub import Cub
 from baselines.data.folder import Folder
 from baselines.metrics.boxes import evaluated_box
 from baselines.metrics.images import ImageBatch
 from baselines.metrics.pairs import read_pairs
 from baselines.metrics.pointing import PointingMetric
+from baselines.metrics.record import load_entries
 from baselines.metrics.spec import EvaluationContext, ImageSet
+from baselines.runs import CONFIG
 from tests.support.paths import require, shared
+from tests.support.tiny_run import make_tiny_run
 
 BOXES = [(30, 20, 60, 40), (0, 0, 25, 50), (70, 10, 30, 30), (5, 40, 90, 55), (40, 40, 12, 50)]
 
@@ -70,3 +76,23 @@ def test_boxes_of_cub_lie_in_its_evaluated_images():
         assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
         # The crop is made around the box, so that it holds the middle.
         assert left < 0.5 < right and top < 0.5 < bottom
+
+
+def test_layouts_are_measured_on_cub_for_a_host_without_layout_encoders(tmp_path):
+    root = require(shared("data", "cub"))
+    path = make_tiny_run(tmp_path / "run")
+    config = load_config(path / CONFIG)
+    data = replace(config.data, name="cub", root=str(root))
+    save_config(replace(config, data=data), path / CONFIG)
+    evaluate.main(
+        ["--run", str(path), "--metrics", "pointing,agreement,fid", "--images", "6",
+         "--device", "cpu"]
+    )  # fmt: skip
+    (entry,) = load_entries(path / "evaluation.json")
+    game = entry["metrics"]["pointing/damsm"]
+    # Where a drawn bird is nobody knows; of the real one the box is known.
+    assert set(game) == {"real"} and 0 < game["real"]["value"] <= 1
+    assert entry["metrics"]["pointing/blob"]["real"]["value"] > 0.5
+    for kind in ("difference", "hard", "overlap"):
+        score = entry["metrics"][f"agreement/damsm/{kind}"]["trained"]
+        assert 0 <= score["value"] <= 1 and score["chance"] is not None
