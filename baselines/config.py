@@ -65,7 +65,7 @@ class DataConfig(Group):
 
     name: str = setting(
         "scenes",
-        "data set: scenes (drawn, nothing to download), cub, coco, folder (your own), or more",
+        "which data set; scenes are drawn, folder is your own images",
         SOURCES,
     )
     root: str = setting("", "folder of the data set, --data-root; scenes has none", resume=True)

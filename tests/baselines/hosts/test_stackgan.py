@@ -25,7 +25,8 @@ from tests.support.keys import read_keys
 from tests.support.paths import ROOT
 
 HOST = HOSTS["stackgan"]
-REFINED = ("refine.normalization=rms", "refine.alr.share=0.1", "refine.lvr.share=0.1")
+STAGES = ("model.base_size=8", "model.stages=3")
+REFINED = ("refine.normalization=rms", "refine.alr.share=0.1")
 
 
 def published(**sizes):
@@ -252,7 +253,7 @@ def test_only_hosts_that_ask_get_wrong_images():
 
 
 def test_training_resumes_to_the_bit_and_draws_and_is_evaluated(tmp_path, encoders):
-    tail = ("run.log_every=1", "run.grid_every=4", "loss.colour=2.0")
+    tail = (*STAGES, "run.log_every=1", "run.grid_every=4", "loss.colour=2.0")
     whole = train_tiny("stackgan", tmp_path / "whole", encoders, 4, *tail)
     train_tiny("stackgan", tmp_path / "parts", encoders, 2, *tail)
     parts = train_tiny("stackgan", tmp_path / "parts", encoders, 4, *tail)
@@ -281,8 +282,8 @@ def test_damsm_is_an_option(tmp_path, encoders):
 
 @pytest.mark.parametrize("source", ["module", "damsm"])
 def test_refinement_of_zero_weight_is_the_host_to_the_bit(source, tmp_path, encoders):
-    host = train_tiny("stackgan", tmp_path / "host", encoders, 3)
-    settings = (*REFINED, f"refine.source={source}")
+    host = train_tiny("stackgan", tmp_path / "host", encoders, 3, *STAGES)
+    settings = (*STAGES, *REFINED, "refine.lvr.share=0.1", f"refine.source={source}")
     zero = [f"refine.{term}.weight=0" for term in ("alr", "reconstruction", "lvr")]
     idle = train_tiny(
         "stackgan", tmp_path / "zero", encoders, 3, *settings, *zero, refine="alr,lvr"
@@ -316,7 +317,8 @@ def test_refinement_takes_the_layouts_that_damsm_sees(tmp_path):
 
 
 def test_legacy_snapshots_go_on_from_the_average(tmp_path, encoders):
-    state = train_tiny("stackgan", tmp_path / "two", encoders, 2, "optim.legacy_snapshot=2")
+    settings = (*STAGES, "optim.legacy_snapshot=2")
+    state = train_tiny("stackgan", tmp_path / "two", encoders, 2, *settings)
     live, average = state["networks"]["generator"], state["networks"]["average"]
     parameters = {
         name
@@ -324,7 +326,7 @@ def test_legacy_snapshots_go_on_from_the_average(tmp_path, encoders):
     }
     assert all(torch.equal(live[name], average[name]) for name in parameters)
     assert any(not torch.equal(live[name], average[name]) for name in live.keys() - parameters)
-    state = train_tiny("stackgan", tmp_path / "one", encoders, 1, "optim.legacy_snapshot=2")
+    state = train_tiny("stackgan", tmp_path / "one", encoders, 1, *settings)
     assert differences(state["networks"]["generator"], state["networks"]["average"])
 
 
