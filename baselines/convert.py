@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -190,6 +191,12 @@ def _write_json(path: Path, content: object) -> None:
     write_atomic(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
 
 
+def networks_in(content: dict[str, Any]) -> list[Mapping[str, Tensor]]:
+    """The state_dicts of an original's file: itself, or those under "model" (DF-GAN's)."""
+    networks = content.get("model")
+    return list(networks.values()) if isinstance(networks, dict) else [content]
+
+
 def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: str) -> list[str]:
     """Convert `files` into `out`; returns a line per thing written.
 
@@ -204,13 +211,14 @@ def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: st
     found: dict[str, nn.Module] = {}
     for file in files:
         try:
-            module = from_original(load_torch(file))
+            modules = [from_original(state) for state in networks_in(load_torch(file))]
         except ConversionError as error:
             raise ConversionError(f"{file}: {error}") from error
-        kind = str(describe(module)["kind"])
-        if kind in found:
-            raise ConversionError(f"{file}: a second {kind}; convert it into another directory")
-        found[kind] = module
+        for module in modules:
+            kind = str(describe(module)["kind"])
+            if kind in found:
+                raise ConversionError(f"{file}: a second {kind}; convert it into another directory")
+            found[kind] = module
     vocabulary = None if captions is None else vocabulary_from_captions_pickle(captions).vocabulary
     out.mkdir(parents=True, exist_ok=True)
     lines = []
