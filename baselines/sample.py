@@ -54,6 +54,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--samples", type=_count(1), default=1, metavar="N", help="images per caption, or paths")
     add("--seed", type=int, default=0, help="of the noise, which all captions share")
     add("--mean-conditioning", action="store_true", help="no conditioning noise: less varied")
+    add(
+        "--truncation", type=float, default=0.0, metavar="RATE",
+        help="this many times noise cut off at 2: cleaner, less varied; DF-GAN's is 0.88",
+    )  # fmt: skip
     add("--all-stages", action="store_true", help="also the smaller images of every stage")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--grid", action="store_true", help="only captioned pages")
@@ -88,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         texts = given_captions(options)
-        pipeline = load(options.run, device=options.device)
+        pipeline = load(options.run, device=options.device, truncation=options.truncation)
         real = [] if texts else test_pairs(pipeline)
         captions = pipeline.read(texts or [text for text, _ in real])
         if options.overlays and not pipeline.has_layouts:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.config import Config, EncoderConfig, ModelConfig, from_dict, save_config
-from baselines.conversion.foreign import read_foreign
+from baselines.conversion.foreign import NETWORKS, read_foreign
 from baselines.conversion.recognise import build_like, original_names
 from baselines.data.originals import save_captions_pickle, vocabulary_from_captions_pickle
 from baselines.data.vocabulary import Vocabulary
@@ -175,6 +175,17 @@ def write_run(
     save_config(config, directory / CONFIG)
 
 
+def networks_in(content: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
+    """The state_dicts of an original's file: itself, or those of its networks (DF-GAN's)."""
+    if not all(key.startswith(NETWORKS) for key in content):
+        return [content]
+    networks: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in content.items():
+        name, _, rest = key.removeprefix(NETWORKS).partition(".")
+        networks.setdefault(name, {})[rest] = tensor
+    return list(networks.values())
+
+
 def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: str) -> list[str]:
     """Convert `files` into `out`; returns a line per thing written.
 
@@ -190,13 +201,14 @@ def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: st
     found: dict[str, nn.Module] = {}
     for file in files:
         try:
-            module = from_original(read_foreign(file))
+            modules = [from_original(state) for state in networks_in(read_foreign(file))]
         except ConversionError as error:
             raise ConversionError(f"{file}: {error}") from error
-        kind = str(describe(module)["kind"])
-        if kind in found:
-            raise ConversionError(f"{file}: a second {kind}; convert it into another directory")
-        found[kind] = module
+        for module in modules:
+            kind = str(describe(module)["kind"])
+            if kind in found:
+                raise ConversionError(f"{file}: a second {kind}; convert it into another directory")
+            found[kind] = module
     vocabulary = None if captions is None else vocabulary_from_captions_pickle(captions).vocabulary
     out.mkdir(parents=True, exist_ok=True)
     lines = []

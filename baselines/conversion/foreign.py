@@ -23,12 +23,15 @@ from baselines.training.checkpoint import CheckpointError
 
 SECONDS = 120
 MEMORY = 2**30
+NETWORKS = foreign_child.NETWORKS
 
 
 def read_foreign(
     path: Path, *, seconds: float = SECONDS, memory: int = MEMORY
 ) -> dict[str, Tensor]:
     """The tensors of a state_dict that `torch.save` wrote, on the CPU.
+
+    A file of several networks under "model" gives the tensors of all, as "model.netG.fc.weight".
 
     Args:
         path: a file of any torch version since 0.3.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 SHOWN = 12
+NETWORKS = "model."
 # Weights that are views of one another take more memory than their file, though never much more.
 EXPANSION = 4
 
@@ -37,6 +38,10 @@ def extract(source: Path, target: Path) -> str:
         return f"cannot be read as tensors ({brief(error)})"
     if not isinstance(state, dict):
         return f"holds a {type(state).__name__}, not a dictionary of tensors"
+    networks = state.get("model")
+    if isinstance(networks, dict) and all(isinstance(one, dict) for one in networks.values()):
+        # DF-GAN's files: several networks, and optimisers that nobody needs here.
+        state = {f"{NETWORKS}{n}.{key}": v for n, one in networks.items() for key, v in one.items()}
     odd = [
         f"{reprlib.repr(key)}: {type(value).__name__}"
         for key, value in state.items()

@@ -16,6 +16,7 @@ NAMES = (
     "dmgan",
     "alrgan",
     "stackgan",
+    "dfgan",
 )
 HOSTS: dict[str, Host] = {name: import_module(f"baselines.hosts.{name}").HOST for name in NAMES}
 

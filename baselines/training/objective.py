@@ -160,7 +160,7 @@ class GANObjective(ABC):
         inputs = GeneratorInputs(
             self.noise(len(batch), self.config.model.noise_dim),
             Text(text.words, batch.lengths, text.sentence),
-            self.noise(len(batch), self.config.model.condition_dim),
+            self.noise(len(batch), width) if (width := self.net.condition_dim) else None,
         )
         with self.autocast():
             fake = self.net(inputs.noise, text.sentence, text.words, batch.lengths, eps=inputs.eps)
