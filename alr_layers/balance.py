@@ -29,9 +29,9 @@ RECENT = 0.25
 class TermBalance(nn.Module):
     """Weigh added terms so that each has a chosen share of the host's gradient (our reading).
 
-    No constant weight fits all hosts: at the features h the gradient of L_ALR was measured at
-    between 6e-8 and 3 times that of the host's own loss. As VQ-GAN weighs its adversarial term, a
-    named term's scale is
+    No constant weight fits all hosts: at the features h the gradient of L_ALR is anything from a
+    ten-millionth of that of the host's own loss to a multiple of it. As VQ-GAN weighs its
+    adversarial term, a named term's scale is
 
         scale = share · ‖∂ host_loss / ∂h‖ / ‖∂ term / ∂h‖
 
