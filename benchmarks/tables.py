@@ -1,9 +1,12 @@
 """Markdown tables and plots from the lines of results/: `python -m benchmarks.tables`."""
 
+import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from baselines import files
 
 Record = dict[str, Any]
 KEY = ("case", "provider", "mode", "dtype", "shape_name", "shape_batch", "shape_size")
@@ -128,7 +131,9 @@ def plots(records: list[Record], out: Path) -> Path | None:
             axes.loglog(*zip(*points, strict=True), marker="o", label=provider)
         axes.set(title=name, xlabel="side of the grid", ylabel="ms per sample, both ways")
         axes.legend()
-    figure.savefig(out)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=out.suffix[1:])
+    files.write_bytes(out, picture.getvalue())
     return out
 
 
@@ -156,7 +161,7 @@ def write(folder: Path) -> Path:
         )
         parts.append(_kernel_table(read(path)) + "\n")
     out = folder / "TABLES.md"
-    out.write_text("\n".join(parts))
+    files.write_text(out, "\n".join(parts))
     return out
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -25,13 +24,15 @@ UNUSED_INCEPTION_KEYS = ("AuxLogits.", "fc.")
 
 
 class InceptionTrunk(nn.Module):
-    """Inception-v3 with regions from Mixed_6e (17x17 at 299 px), baselines_spec 3."""
+    """Inception-v3 with regions from Mixed_6e (17x17 at 299 px), as AttnGAN's `CNN_ENCODER`."""
 
     region_dim = 768
     code_dim = 2048
 
     def __init__(self, input_size: int, pretrained: bool, weights_file: Path | None) -> None:
         super().__init__()
+        import timm  # here and below: it takes a second, which the small trunk need not wait for
+
         if input_size < 75:
             raise UserError(f"{INCEPTION} needs input_size of at least 75, got {input_size}")
         grid = _valid(input_size, 3, 2)  # 1a
@@ -65,6 +66,8 @@ class PyramidTrunk(nn.Module):
         self, name: str, input_size: int, pretrained: bool, weights_file: Path | None
     ) -> None:
         super().__init__()
+        import timm
+
         overlay = {} if weights_file is None else {"file": str(weights_file)}
         self.net = _create(
             lambda load: timm.create_model(
@@ -143,6 +146,8 @@ def make_trunk(
         return SmallTrunk(input_size)
     if name == INCEPTION:
         return InceptionTrunk(input_size, pretrained, path)
+    import timm
+
     if not timm.is_model(name):
         raise UserError(
             f"unknown image encoder trunk {name!r}: use {INCEPTION!r}, {SMALL!r} or a timm network "
@@ -167,6 +172,8 @@ def _create(make: Callable[[bool], nn.Module], name: str, *, download: bool) -> 
     try:
         return make(download)
     except OSError as error:
+        import timm
+
         config = timm.get_pretrained_cfg(INCEPTION_TAG if name == INCEPTION else name)
         wanted = Path(config.url or config.hf_hub_id or name).name
         raise UserError(

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from PIL import Image
 
-from baselines.training.checkpoint import write_atomic
+from baselines.files import write_bytes
 
 DPI = 100
 LINE = 17
@@ -36,7 +36,7 @@ class Word(NamedTuple):
     mark: str = "plain"
 
 
-Caption = str | Sequence[Word]
+CaptionText = str | Sequence[Word]
 Line = Sequence[tuple[float, Word]]
 
 
@@ -95,10 +95,10 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG, atomically."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
-    write_atomic(path, lambda file: file.write(buffer.getvalue()))
+    write_bytes(path, buffer.getvalue())
 
 
-def words_of(caption: Caption) -> list[Word]:
+def words_of(caption: CaptionText) -> list[Word]:
     """The words of a caption, plain ones where it is given as text."""
     if isinstance(caption, str):
         return [Word(text) for text in caption.split()]

@@ -11,14 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from baselines.data.loader import seeded_generator
-from baselines.data.vocabulary import Vocabulary, tokenize
+from baselines.data.vocabulary import Vocabulary
 from baselines.errors import UserError
 from baselines.hosts import find_host
 from baselines.networks.contracts import GeneratorOutput
-from baselines.networks.noise import draw_noise
 from baselines.pictures.grids import to_picture
 from baselines.runs import GENERATOR, Run, load_run
+from baselines.sampling.drawing import Inputs, draw, seeded_noise
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ class CaptionError(UserError):
 
 
 @dataclass(frozen=True)
-class Caption:
+class EncodedCaption:
     """A caption as the model reads it.
 
     text: as given; ids: of its words, at most `max_words`; words: what stands behind the ids, an
@@ -52,7 +51,7 @@ class Drawings:
     region's distribution over the words of the row's caption, 0 at the rest.
     """
 
-    captions: tuple[Caption, ...]
+    captions: tuple[EncodedCaption, ...]
     samples: tuple[int, ...]
     images: tuple[Tensor, ...]
     layouts: tuple[Tensor, ...]
@@ -75,24 +74,6 @@ class Drawings:
         return [to_picture(image) for image in self.images[stage]]
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What the generator takes, on the CPU.
-
-    noise: (N, Z); eps: (N, C), of the conditioning augmentation; sentence: (N, E); words:
-    (N, E, T); lengths: (N,).
-    """
-
-    noise: Tensor
-    eps: Tensor
-    sentence: Tensor
-    words: Tensor
-    lengths: Tensor
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-
 class Pipeline:
     """Draws captions with the averaged weights of a run, in eval mode.
 
@@ -102,7 +83,7 @@ class Pipeline:
     means the same on every device. A converted original with `legacy_mask` is drawn one image at
     a time, because its mis-tiled mask lets the images of a batch disturb each other.
 
-    truncation: of the noise, see `networks.noise.draw_noise`; 0 as in training.
+    truncation: of the noise, see `drawing.seeded_noise`; 0 as in training.
     """
 
     def __init__(
@@ -181,7 +162,7 @@ class Pipeline:
 
     def stream(
         self,
-        captions: Sequence[Caption],
+        captions: Sequence[EncodedCaption],
         *,
         seed: int = 0,
         samples: int = 1,
@@ -204,7 +185,7 @@ class Pipeline:
 
     def _stream(
         self,
-        captions: Sequence[Caption],
+        captions: Sequence[EncodedCaption],
         seed: int,
         samples: int,
         mean_conditioning: bool,
@@ -218,7 +199,7 @@ class Pipeline:
             output = self.draw(inputs, batch_size)
             yield Drawings(chosen, numbers, output.images, output.layouts)
 
-    def read(self, texts: str | Sequence[str]) -> list[Caption]:
+    def read(self, texts: str | Sequence[str]) -> list[EncodedCaption]:
         """Look every word up; unknown and cut words are logged as warnings, by name.
 
         Raises:
@@ -257,16 +238,15 @@ class Pipeline:
         self, samples: Sequence[int], seed: int, mean_conditioning: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Noise (N, Z) and conditioning noise (N, C) of the numbered samples of a seed."""
-        model, drawn = self.run.config.model, []
-        for sample in samples:
-            generator = seeded_generator(seed, sample)
-            noise = draw_noise(model.noise_dim, generator, self.truncation)
-            drawn.append([noise, draw_noise(model.condition_dim, generator)])
+        widths = (self.run.config.model.noise_dim, self.run.config.model.condition_dim)
+        drawn = [
+            seeded_noise(*widths, seed, sample, truncation=self.truncation) for sample in samples
+        ]
         noise, eps = (torch.stack(values) for values in zip(*drawn, strict=True))
         return noise, torch.zeros_like(eps) if mean_conditioning else eps
 
     @torch.inference_mode()
-    def encode(self, captions: Sequence[Caption], noise: Tensor, eps: Tensor) -> Inputs:
+    def encode(self, captions: Sequence[EncodedCaption], noise: Tensor, eps: Tensor) -> Inputs:
         """Inputs of the generator for one caption per row of `noise`."""
         ids = torch.zeros(len(captions), self._max_words, dtype=torch.int64)
         lengths = torch.tensor([len(caption.ids) for caption in captions])
@@ -278,18 +258,10 @@ class Pipeline:
     @torch.inference_mode()
     def draw(self, inputs: Inputs, batch_size: int = 16) -> GeneratorOutput:
         """Run the generator over `inputs`; the result is on the CPU."""
-        if self.run.generator.legacy_mask:
-            batch_size = 1
-        outputs = []
-        for start in range(0, len(inputs), batch_size):
-            rows = slice(start, start + batch_size)
-            noise, eps, sentence, words, lengths = (
-                value[rows].to(self.device)
-                for value in (
-                    inputs.noise, inputs.eps, inputs.sentence, inputs.words, inputs.lengths
-                )
-            )  # fmt: skip
-            outputs.append(self.run.generator(noise, sentence, words, lengths, eps=eps))
+        outputs = [
+            draw(self.run.generator, inputs.rows(start, start + batch_size), self.device)
+            for start in range(0, len(inputs), batch_size)
+        ]
         return GeneratorOutput(
             images=_joined([output.images for output in outputs]),
             features=(),
@@ -308,7 +280,7 @@ def load(
         run_dir: what `--run-dir` named in training, or a folder of converted originals.
         device: "cpu", "cuda", "cuda:1", ...; "auto" takes the GPU where there is one.
         weights: the file of the run to use; `baselines.runs.INITIAL` is the untrained network.
-        truncation: of the noise, see `networks.noise.draw_noise`.
+        truncation: of the noise, see `drawing.seeded_noise`.
 
     Raises:
         CheckpointError: the directory is no run, or a file of it is missing or damaged.
@@ -335,11 +307,11 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
-def read_caption(text: str, vocabulary: Vocabulary, max_words: int) -> Caption:
+def read_caption(text: str, vocabulary: Vocabulary, max_words: int) -> EncodedCaption:
     """Tokenise `text` as training did and keep its first `max_words` words."""
-    ids, tokens = vocabulary.encode(text), tokenize(text)
+    ids, tokens = vocabulary.encode(text), vocabulary.split(text)
     words = tokens if vocabulary.unknown else [token for token in tokens if token in vocabulary]
-    return Caption(
+    return EncodedCaption(
         text=text,
         ids=tuple(ids[:max_words]),
         words=tuple(words[:max_words]),
@@ -355,7 +327,9 @@ def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     )
 
 
-def _chunks(rows: Iterator[tuple[Caption, int]], size: int) -> Iterator[list[tuple[Caption, int]]]:
+def _chunks(
+    rows: Iterator[tuple[EncodedCaption, int]], size: int
+) -> Iterator[list[tuple[EncodedCaption, int]]]:
     chunk = []
     for row in rows:
         chunk.append(row)

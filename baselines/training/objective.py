@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from baselines.networks.contracts import GeneratorInputs, GeneratorOutput, Text
 from baselines.networks.discriminators import Discriminator
 from baselines.networks.encoders import ImageEncoder, ImageFeatures, TextEncoder
 from baselines.training.distributed import World, gather, step_seed
+from baselines.training.hardware import resolved_amp
 from baselines.training.loop import Phase
 from baselines.training.terms import (
     CaptionBank,
@@ -53,28 +53,6 @@ class Step:
         if self._image_features is None:
             self._image_features = encoder(self.fake.images[-1])
         return self._image_features
-
-
-def arithmetic(amp: str, device: torch.device) -> str:
-    """What `optim.amp` comes to: "no", "bf16" or "fp16".
-
-    "auto" is bf16 where the hardware multiplies it natively (CUDA from compute capability 8.0,
-    CPUs with avx512_bf16), else float32: emulated products would cost more than they save.
-    """
-    if amp != "auto":
-        return amp
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        native = device.type == "cpu" and "avx512_bf16" in _cpu_flags()
-    return "bf16" if native else "no"
-
-
-def _cpu_flags() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return ""
 
 
 class AveragedNetwork:
@@ -125,7 +103,7 @@ class GANObjective(ABC):
         extra_terms: Sequence[ExtraTerms] = (),
     ) -> None:
         self.config, self.world = config, world
-        self.amp = arithmetic(config.optim.amp, world.device)
+        self.amp = resolved_amp(config.optim.amp, world.device)
         self.net = generator.to(world.device).train()
         self.discriminators = discriminators.to(world.device).train()
         self.text_encoder = text_encoder.to(world.device).eval().requires_grad_(False)

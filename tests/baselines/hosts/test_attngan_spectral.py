@@ -52,4 +52,4 @@ def test_it_trains_by_name_with_and_without_refinement(refine, tmp_path, encoder
     monkeypatch.setattr(train, "parse", with_preset)
     state = train_tiny("attngan", tmp_path, encoders, 2, refine=refine)
     assert any("parametrizations" in name for name in state["networks"]["discriminators"])
-    assert ("G/damsm/alr" in stats_of(tmp_path)[-1]) == bool(refine)
+    assert ("G/stage1/alr" in stats_of(tmp_path)[-1]) == bool(refine)
