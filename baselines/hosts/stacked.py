@@ -89,5 +89,7 @@ def _decode(
 ) -> Tensor:
     if not whole:
         return generator.heads[number - 1](features)
-    refined, _ = generator.stages[number - 1](features, inputs.text)
+    # The condition of the pass that h comes from, from the same noise.
+    condition, _, _ = generator.condition(inputs.text.sentence, inputs.eps)
+    refined, _ = generator.stages[number - 1](features, inputs.text._replace(condition=condition))
     return generator.heads[number](refined)

@@ -176,12 +176,9 @@ class StackedGenerator(nn.Module):
             ValueError: when `noise` or `eps` has another width than the generator.
         """
         self._check("noise", noise, self.noise_dim, len(sentence))
-        mu, logvar = self.conditioning(sentence)
-        if eps is None:
-            eps = torch.randn_like(mu)
-        self._check("eps", eps, self.condition_dim, len(sentence))
-        features = [self.initial(mu + eps * torch.exp(0.5 * logvar), noise)]
-        text, layouts = Text(words, lengths, sentence), []
+        condition, mu, logvar = self.condition(sentence, eps)
+        features = [self.initial(condition, noise)]
+        text, layouts = Text(words, lengths, sentence, condition), []
         for stage in self.stages:
             refined, layout = stage(features[-1], text)
             features.append(refined)
@@ -190,6 +187,22 @@ class StackedGenerator(nn.Module):
         painted = features[-1:] if self.single_image else features
         images = tuple(head(h) for head, h in zip(self.heads, painted, strict=True))
         return GeneratorOutput(images, tuple(features), tuple(layouts), mu, logvar)
+
+    def condition(self, sentence: Tensor, eps: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The condition mu + eps * sigma that all stages are given, mu and logvar, (B, C) each.
+
+        Args:
+            sentence: (B, E).
+            eps: (B, C); drawn when None.
+
+        Raises:
+            ValueError: when `eps` has another width than the generator.
+        """
+        mu, logvar = self.conditioning(sentence)
+        if eps is None:
+            eps = torch.randn_like(mu)
+        self._check("eps", eps, self.condition_dim, len(sentence))
+        return mu + eps * torch.exp(0.5 * logvar), mu, logvar
 
     @staticmethod
     def _check(name: str, value: Tensor, width: int, batch: int) -> None:
