@@ -1,4 +1,4 @@
-"""The hosts' losses: adversarial, DAMSM, KL (baselines_spec 6).
+"""The hosts' losses: adversarial, DAMSM, caption, KL.
 
 All are computed in float32 at least, whatever autocast says, and return scalars.
 """
@@ -279,6 +279,27 @@ def generator_loss(discriminator: nn.Module, fake: Tensor, sentence: Tensor) -> 
     if discriminator.unconditional is None:
         return loss
     return loss + _cross_entropy(discriminator.unconditional(features), True)
+
+
+def caption_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of a captioner's words, the mean over all words of the batch (MirrorGAN).
+
+    Long captions therefore weigh more than short ones.
+
+    Args:
+        logits: (N, V), one row per real word of any caption; padding has no row.
+        targets: (N,) int64, the words.
+
+    Raises:
+        ValueError: for other shapes, or without any word.
+    """
+    if logits.dim() != 2 or targets.shape != logits.shape[:1] or not len(targets):
+        raise ValueError(
+            "logits must be (N, V) and targets (N,) with N > 0, "
+            f"got {tuple(logits.shape)} and {tuple(targets.shape)}"
+        )
+    (logits,) = _accurate(logits)
+    return F.cross_entropy(logits, targets)
 
 
 def kl_loss(mu: Tensor, logvar: Tensor) -> Tensor:

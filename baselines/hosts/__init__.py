@@ -15,6 +15,7 @@ NAMES = (
     "attngan",
     "dmgan",
     "alrgan",
+    "mirrorgan",
 )
 HOSTS: dict[str, Host] = {name: import_module(f"baselines.hosts.{name}").HOST for name in NAMES}
 
