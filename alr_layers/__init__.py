@@ -1,6 +1,8 @@
 """Adaptive layout refinement (ALR-GAN) as layers and losses for text-to-image GANs."""
 
 from alr_layers.alr import ALRLoss, ALRModule, LayoutOutput
+from alr_layers.attached import AttachedRefinement
+from alr_layers.attaching import attach
 from alr_layers.balance import TermBalance
 from alr_layers.captions import lengths_from_clip_tokens, lengths_from_mask
 from alr_layers.encoder import LayoutEncoder
@@ -23,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ALRLoss",
     "ALRModule",
+    "AttachedRefinement",
     "FusedUnavailableError",
     "LVRLoss",
     "LayoutEncoder",
@@ -32,6 +35,7 @@ __all__ = [
     "TermBalance",
     "alr_loss",
     "alr_residual",
+    "attach",
     "explain",
     "frozen_statistics",
     "layout_mask",

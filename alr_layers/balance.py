@@ -338,7 +338,8 @@ class TermBalance(nn.Module):
         for stage in stages:
             host = norm_at("host_loss", host_loss, stage.at, required=True)
             pairs = {"host": (host, host)}
-            for name in stage.terms.keys() & names:
+            # In the order of the terms, which is that of all ranks: that of a set is not.
+            for name in filter(names.__contains__, stage.terms):
                 place = stage.place(name)
                 beside = host if place is stage.at else norm_at("host_loss", host_loss, place)
                 required = bool(self.shares.get(name))
@@ -357,7 +358,7 @@ class TermBalance(nn.Module):
         step: int,
     ) -> None:
         for index, (stage, pairs) in enumerate(zip(stages, norms, strict=True)):
-            for name in pairs.keys() & self.shares.keys():
+            for name in filter(pairs.__contains__, self.shares):
                 host, norm = pairs[name]
                 label, share = stage.label + name, self.shares[name]
                 self._ratios[label] = norm / host if host else math.nan

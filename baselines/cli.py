@@ -6,33 +6,61 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from baselines.config import Config, override, to_dict
-from baselines.data import open_source
-from baselines.data.loader import Batch, training_loader
-from baselines.data.scan import scan
-from baselines.data.source import Source
-from baselines.data.vocabulary import Vocabulary
+from baselines.data import SOURCES, find_source
 from baselines.errors import UserError
-from baselines.training.distributed import World
+from baselines.estimate import summary
+from baselines.settings import ConfigError, describe, named_setting, split_assignment
+
+# What needs torch is imported where it is used: --help, --dry-run and a mistyped option do not
+# wait for it.
+if TYPE_CHECKING:
+    from baselines.data.loader import Batch
+    from baselines.data.source import Source
+    from baselines.data.vocabulary import Vocabulary
+    from baselines.training.distributed import World
 
 ISSUES = "https://github.com/alr-layers/alr-layers/issues"
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """`--set`, `--data-root`, `--split-file`, `--skip-broken`, `--dry-run`."""
+class Parser(argparse.ArgumentParser):
+    """Options whose mistakes are one line, as every other error; the usage is for `--help`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and end with status 2."""
+        self.exit(2, f"error: {message} (--help lists the options)\n")
+
+
+def config_parser(command: str, description: str | None) -> Parser:
+    """A parser for `command` with `--set`, `--data-root`, `--split-file` and the like.
+
+    Its `--help` lists every setting that the command reads.
+    """
+    parser = Parser(
+        prog=f"python -m baselines.{command}",
+        description=description,
+        epilog="settings of --set (presets have defaults of their own, see --dry-run):\n"
+        + describe(Config, command),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="GROUP.KEY=VALUE",
-        help="override one setting of the preset (repeatable); --dry-run lists them all",
+        help="override one setting of the preset (repeatable); all are listed below",
     )
-    parser.add_argument("--data-root", help="folder of cub, coco or folder: sets data.root")
+    parser.add_argument(
+        "--data-root",
+        help=f"folder of the data set (data.name: {', '.join(SOURCES)}): sets data.root",
+    )
     parser.add_argument(
         "--split-file", help="names of the test images of a folder: sets data.split_file"
     )
@@ -41,11 +69,27 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave broken images and captions out instead of refusing to start",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the configuration and stop")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved configuration, and what it takes on standard error, and stop",
+    )
+    return parser
 
 
-def resolve(config: Config, args: argparse.Namespace) -> Config:
-    """The preset `config` with the options of `add_config_options` applied."""
+def resolve(config: Config, args: argparse.Namespace, command: str) -> Config:
+    """The preset `config` with the options of `config_parser` applied.
+
+    Raises:
+        ConfigError: a setting that does not exist, does not fit, or that `command` does not read.
+    """
+    for key, text in map(split_assignment, args.set):
+        reader = named_setting(Config, key).only
+        if reader not in ("", command):
+            raise ConfigError(
+                f"{key}={text}: has no effect in {command}; only python -m baselines.{reader} "
+                "reads it"
+            )
     given = {
         "root": args.data_root,
         "split_file": args.split_file,
@@ -53,12 +97,15 @@ def resolve(config: Config, args: argparse.Namespace) -> Config:
     }
     given = {name: value for name, value in given.items() if value is not None}
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, **given))
-    return override(config, args.set)
+    config = override(config, args.set)
+    find_source(config.data.name)
+    return config
 
 
-def print_config(config: Config) -> None:
-    """The resolved configuration as JSON on standard output."""
+def print_config(config: Config, command: str) -> None:
+    """For `--dry-run`: the resolved configuration as JSON; on standard error what it takes."""
     print(json.dumps(to_dict(config), indent=2))
+    print(summary(config, command), file=sys.stderr)
 
 
 def checked_source(config: Config, split: str, vocabulary: Vocabulary | None = None) -> Source:
@@ -67,6 +114,9 @@ def checked_source(config: Config, split: str, vocabulary: Vocabulary | None = N
     Raises:
         DataError: listing everything that is broken, unless `data.skip_broken`.
     """
+    from baselines.data import open_source
+    from baselines.data.scan import scan
+
     source = open_source(config.data, split)
     report = scan(source, vocabulary)
     if config.data.skip_broken:
@@ -85,6 +135,7 @@ def training_batches(
     batch_size: int,
 ) -> Callable[[int], Iterable[Batch]]:
     """Given the number of images already seen, this rank's batches from there on."""
+    from baselines.data.loader import training_loader
 
     def batches(images_done: int) -> Iterable[Batch]:
         return training_loader(
@@ -109,6 +160,10 @@ def run_command(main: Callable[[Sequence[str] | None], object]) -> None:
     That is `UserError`, and an `OSError` that names a file (disk full, not writable, missing).
     Anything else is a bug of ours: its traceback stays, followed by where to report it.
     """
+    # Threads that wait for work give their core away instead of spinning on it, as OpenMP's do by
+    # default: beside one other busy process, spinning makes training tens of times slower. Read
+    # when torch is loaded, which no command does before this.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # Which backend each op takes is what `python -m alr_layers` tells; here it would break the bar.
     logging.getLogger("alr_layers").setLevel(logging.WARNING)

@@ -50,7 +50,7 @@ __all__ = [
     "unknown_key",
 ]
 
-SOURCES = registered("baselines.data.opening:NAMES")
+SOURCES = registered("baselines.data:SOURCES")
 HOSTS = registered("baselines.hosts:HOSTS")
 POWER_OF_TWO = rule(
     lambda value: value >= 8 and value & (value - 1) == 0, "a power of two, 8 or more"
@@ -66,7 +66,7 @@ class DataConfig(Group):
 
     name: str = setting(
         "scenes",
-        "data set: scenes (drawn, nothing to download), cub, coco, folder (your own images), ...",
+        "data set: scenes (drawn, nothing to download), cub, coco, folder (your own), or more",
         SOURCES,
     )
     root: str = setting("", "folder of the data set, --data-root; scenes has none", resume=True)
@@ -82,6 +82,12 @@ class DataConfig(Group):
     train_images: int = setting(20000, "scenes of the training split", above(0))
     test_images: int = setting(1000, "scenes of the test split", above(0))
     max_objects: int = setting(3, "objects of a scene at most", between(1, 3))
+    tokens: str = setting(
+        "auto",
+        "letters outside ASCII when a vocabulary is built: ascii drops them as the originals do, "
+        "unicode keeps them; auto: as the data set is usually read",
+        one_of("auto", "ascii", "unicode"),
+    )
 
 
 @dataclass(frozen=True)
@@ -263,7 +269,9 @@ class RunConfig(Group):
     """Seed, device and how often a run logs, draws and saves."""
 
     seed: int = setting(0, "of initial weights, noise and the order of images", SEED)
-    device: str = setting("auto", "auto, cpu, cuda, cuda:1, ...", resume=True)
+    device: str = setting(
+        "auto", "where it computes: auto, cpu, cuda, cuda:1 and so on", resume=True
+    )
     log_every: int = setting(50, "steps between lines of the log", above(0), resume=True)
     grid_every: int = setting(
         1000, "steps between grids of pictures", above(0), resume=True, only="train"

@@ -1,6 +1,6 @@
 """Pre-train DAMSM's encoders: `python -m baselines.damsm --preset demo --run-dir DIR`.
 
-The text and the image encoder learn to match captions with images (baselines_spec 6.2 and 8.1).
+The text and the image encoder learn to match captions with images, as AttnGAN's DAMSM.
 Every epoch the validation split's retrieval recall is measured; `encoders.pt` holds the best epoch,
 `last.pt` the last. Calling it again with the same run directory goes on.
 """
@@ -12,98 +12,45 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from baselines.cli import (
-    add_config_options,
     checked_source,
+    config_parser,
     print_config,
     resolve,
     run_command,
     training_batches,
 )
-from baselines.config import Config, save_config
-from baselines.data import build_vocabulary
-from baselines.data.loader import Batch, evaluation_loader
-from baselines.data.source import Source
-from baselines.errors import UserError
+from baselines.config import Config, ConfigError, save_config
+from baselines.estimate import require_memory
 from baselines.hosts import preset
-from baselines.metrics.retrieval import retrieval
-from baselines.networks.encoders import build_image_encoder, build_text_encoder
-from baselines.runs import (
-    CONFIG,
-    ENCODERS,
-    VOCABULARY,
-    Encoders,
-    newest_state,
-    save_encoders,
-)
-from baselines.training import distributed
-from baselines.training.checkpoint import load_torch
-from baselines.training.distributed import World, step_seed
-from baselines.training.loop import Phase, train
-from baselines.training.recorder import Hook
-from baselines.training.terms import Captions, PhaseLoss, Term, damsm_losses
+
+if TYPE_CHECKING:
+    import torch
+
+    from baselines.data.source import Source
+    from baselines.runs import Encoders
+    from baselines.training.distributed import World
 
 logger = logging.getLogger(__name__)
 LAST = "last.pt"
 SCORE = "text_to_image/R@5"
 
 
-class DAMSMObjective:
-    """Both encoders under the word and sentence losses, one optimiser."""
-
-    def __init__(self, config: Config, encoders: Encoders, epoch_images: int, world: World) -> None:
-        self.config, self.world, self.epoch_images = config, world, epoch_images
-        self.text = encoders.text.to(world.device)
-        self.image = encoders.image.to(world.device)
-        self.networks = {"text": self.text, "image": self.image}
-        trained = [p for p in self.image.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(
-            [*self.text.parameters(), *trained], lr=config.encoder.lr, betas=(0.5, 0.999)
-        )
-        self.phases = [
-            Phase(
-                "DAMSM",
-                self.optimizer,
-                self.loss,
-                clip=config.encoder.clip,
-                clipped=list(self.text.parameters()),
-            )
-        ]
-
-    def begin(self, batch: Batch, number: int) -> Batch:
-        """Set the mode, the step's dropout and the epoch's learning rate."""
-        self.text.train()
-        self.image.train()
-        torch.manual_seed(step_seed(self.config.run.seed, number, self.world.rank))
-        seen = (number - 1) * self.config.encoder.batch_size * self.world.size
-        decay = max(0.1, self.config.encoder.lr_decay ** (seen // self.epoch_images))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.encoder.lr * decay
-        return batch
-
-    def loss(self, batch: Batch) -> PhaseLoss:
-        """Word and sentence losses in both directions, unweighted."""
-        text = self.text(batch.captions, batch.lengths_cpu)
-        captions = Captions(text.sentence, text.words, batch.lengths, batch.class_ids)
-        terms = damsm_losses(self.image(batch.images), captions, self.config.loss, self.world)
-        total = terms["damsm_words"] + terms["damsm_sentence"]
-        return PhaseLoss(total, [Term(name, value, 1.0) for name, value in terms.items()])
-
-    def after(self, number: int) -> None:
-        """Nothing to average."""
-
-
-@torch.inference_mode()
 def validate(
     encoders: Encoders, source: Source, config: Config, device: torch.device
 ) -> dict[str, float]:
     """Recall at 1, 5 and 10 in both directions over a whole split, without augmentation."""
+    import torch
+
+    from baselines.data.loader import evaluation_loader
+    from baselines.metrics.retrieval import retrieval
+
     encoders.text.eval()
     encoders.image.eval()
-    codes, sentences, image_of = [], [], []
+    codes, sentences = [], []
+    image_of: list[int] = []
     index_of: dict[str, int] = {}
     loader = evaluation_loader(
         source,
@@ -113,17 +60,18 @@ def validate(
         batch_size=config.encoder.batch_size,
         workers=config.data.workers,
     )
-    for batch in loader:
-        # Captions of one image follow each other: it is encoded with the first of them.
-        new = [row for row, key in enumerate(batch.keys) if key not in index_of]
-        new = [row for row in new if batch.keys.index(batch.keys[row]) == row]
-        for row in new:
-            index_of[batch.keys[row]] = len(index_of)
-        if new:
-            codes.append(encoders.image(batch.images[new].to(device)).code)
-        text = encoders.text(batch.captions.to(device), batch.lengths_cpu)
-        sentences.append(text.sentence)
-        image_of.extend(index_of[key] for key in batch.keys)
+    with torch.inference_mode():
+        for batch in loader:
+            # Captions of one image follow each other: it is encoded with the first of them.
+            new = [row for row, key in enumerate(batch.keys) if key not in index_of]
+            new = [row for row in new if batch.keys.index(batch.keys[row]) == row]
+            for row in new:
+                index_of[batch.keys[row]] = len(index_of)
+            if new:
+                codes.append(encoders.image(batch.images[new].to(device)).code)
+            text = encoders.text(batch.captions.to(device), batch.lengths_cpu)
+            sentences.append(text.sentence)
+            image_of.extend(index_of[key] for key in batch.keys)
     return retrieval(torch.cat(codes), torch.cat(sentences), image_of)
 
 
@@ -133,6 +81,9 @@ class Validation:
     def __init__(
         self, encoders: Encoders, source: Source, config: Config, run_dir: Path, world: World
     ) -> None:
+        from baselines.runs import ENCODERS
+        from baselines.training.checkpoint import load_torch
+
         self.encoders, self.source, self.config = encoders, source, config
         self.run_dir, self.device = run_dir, world.device
         best = run_dir / ENCODERS
@@ -140,6 +91,8 @@ class Validation:
 
     def __call__(self, step: int, images: int) -> dict[str, float]:
         """Measure, save, and return the recalls for the log."""
+        from baselines.runs import ENCODERS, save_encoders
+
         recalls = validate(self.encoders, self.source, self.config, self.device)
         facts = {"step": step, "images": images, **recalls}
         save_encoders(self.encoders, self.run_dir / LAST, **facts)
@@ -151,34 +104,57 @@ class Validation:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m baselines.damsm", description=__doc__)
-    parser.add_argument("--preset", default="scenes", help="cub, coco, scenes or demo")
+    parser = config_parser("damsm", __doc__)
+    parser.add_argument("--preset", default="scenes", help="cub, coco, scenes, demo, ...")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument(
         "--image-weights", type=Path, help="ImageNet weights of the trunk as a local file"
     )
-    add_config_options(parser)
     return parser.parse_args(argv)
+
+
+def configure(args: argparse.Namespace) -> Config:
+    """The preset with the overrides applied.
+
+    Raises:
+        ConfigError: naming a setting that does not fit, or that cannot take effect.
+    """
+    config = resolve(preset("attngan", args.preset), args, "damsm")
+    if not config.encoder.images:
+        raise ConfigError("encoder.images=0: set how many images to train on")
+    return config
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
     args = parse(argv)
-    config = resolve(preset("attngan", args.preset), args)
-    if config.encoder.images <= 0:
-        raise UserError("encoder.images is 0: set how many images to train on")
+    config = configure(args)
     if args.dry_run:
-        print_config(config)
+        print_config(config, "damsm")
         return
+    from baselines.training import distributed
+
     with distributed.started(config.run.device) as world:
         run(config, args.run_dir, args.image_weights, world)
 
 
 def run(config: Config, run_dir: Path, image_weights: Path | None, world: World) -> None:
     """Train the encoders of `config` in `run_dir`, from its newest checkpoint if there is one."""
+    import torch
+
+    from baselines.data import build_vocabulary
+    from baselines.networks.encoders import build_image_encoder, build_text_encoder
+    from baselines.runs import CONFIG, ENCODERS, VOCABULARY, Encoders, newest_state
+    from baselines.training import distributed
+    from baselines.training.damsm import DAMSMObjective
+    from baselines.training.hardware import total_memory
+    from baselines.training.loop import train
+    from baselines.training.recorder import Hook
+
+    require_memory(config, "damsm", total_memory(world.device), str(world.device))
     source, held_out = checked_source(config, "train"), checked_source(config, "test")
     vocabulary = build_vocabulary(source, config.data.min_count)
-    saved = newest_state(config, run_dir, vocabulary)
+    saved = newest_state(config, run_dir, vocabulary, "damsm")
     torch.manual_seed(config.run.seed)
     encoders = Encoders(
         build_text_encoder(config.encoder, len(vocabulary)),
@@ -186,7 +162,7 @@ def run(config: Config, run_dir: Path, image_weights: Path | None, world: World)
         vocabulary,
         dataclasses.replace(config.encoder, pretrained=False),
     )
-    objective = DAMSMObjective(config, encoders, len(source), world)
+    objective = DAMSMObjective(config, encoders.text, encoders.image, len(source), world)
     for network in objective.networks.values():
         distributed.broadcast(network, world)
     if world.is_main:

@@ -17,7 +17,16 @@ from typing import Any
 
 import torch
 
-from baselines.config import Config, ConfigError, EncoderConfig, from_dict, load_config, to_dict
+from baselines.config import (
+    Config,
+    ConfigError,
+    EncoderConfig,
+    flat,
+    from_dict,
+    load_config,
+    settings,
+    to_dict,
+)
 from baselines.data.vocabulary import Vocabulary
 from baselines.hosts import build_generator
 from baselines.networks.encoders import (
@@ -80,12 +89,7 @@ def load_encoders(path: Path) -> Encoders:
     Raises:
         CheckpointError: the file is missing, damaged or something else.
     """
-    if path.is_dir():
-        path = path / ENCODERS
-    state = load_torch(path)
-    missing = {"text", "image", "vocabulary", "encoder"} - state.keys()
-    if missing:
-        raise CheckpointError(f"{path}: not a file of encoders, {sorted(missing)} missing")
+    state = _encoder_state(path)
     config = from_dict(EncoderConfig, state["encoder"], "encoder.")
     vocabulary = Vocabulary.from_dict(state["vocabulary"])
     with torch.device("meta"):
@@ -94,6 +98,25 @@ def load_encoders(path: Path) -> Encoders:
     text.load_state_dict(state["text"], assign=True)
     image.load_state_dict(state["image"], assign=True)
     return Encoders(text.eval(), image.eval(), vocabulary, config)
+
+
+def encoder_settings(path: Path) -> EncoderConfig:
+    """The settings in a file of `save_encoders`, or of the one in a run directory.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or something else.
+    """
+    return from_dict(EncoderConfig, _encoder_state(path)["encoder"], "encoder.")
+
+
+def _encoder_state(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        path = path / ENCODERS
+    state = load_torch(path)
+    missing = {"text", "image", "vocabulary", "encoder"} - state.keys()
+    if missing:
+        raise CheckpointError(f"{path}: not a file of encoders, {sorted(missing)} missing")
+    return state
 
 
 def load_run(
@@ -126,46 +149,41 @@ def load_run(
     return Run(directory, config, encoders, generator.to(device).eval())
 
 
-def newest_state(config: Config, run_dir: Path, vocabulary: Vocabulary) -> dict[str, Any] | None:
-    """The newest checkpoint of the run, refused if it belongs to other settings or words."""
+def newest_state(
+    config: Config, run_dir: Path, vocabulary: Vocabulary, command: str = "train"
+) -> dict[str, Any] | None:
+    """The newest checkpoint of the run, refused if it belongs to other settings or words.
+
+    `command` is the one that goes on; settings that it does not read are not compared.
+    """
     found = checkpoints(run_dir)
     if not found:
         return None
     saved = load_torch(found[-1])
-    require_same_config(from_dict(Config, saved["config"]), config, run_dir)
+    require_same_config(from_dict(Config, saved["config"]), config, run_dir, command)
     vocabulary.require_same(Vocabulary.from_dict(saved["vocabulary"]), str(found[-1]))
     return saved
 
 
-def require_same_config(saved: Config, asked: Config, directory: Path) -> None:
+def require_same_config(
+    saved: Config, asked: Config, directory: Path, command: str = "train"
+) -> None:
     """Refuse to go on with a run under settings that would make it another one.
 
-    The length of training and everything in `run` but the seed may change.
+    What may differ is declared with each setting (`resume=True`). `damsm` compares what it reads;
+    `train` everything, because it reads the encoders, whose settings are those of `damsm`.
 
     Raises:
         ConfigError: naming every setting that differs.
     """
-    free = {"optim.images", "encoder.images", "data.workers"}
-    old, new = _flat(to_dict(saved)), _flat(to_dict(asked))
+    old, new = flat(saved), flat(asked)
     differing = [
         f"{key}: {old[key]!r} in the run, {new[key]!r} asked for"
-        for key in new
-        if old.get(key) != new[key]
-        and key not in free
-        and (not key.startswith("run.") or key == "run.seed")
+        for key, one in settings(Config).items()
+        if old[key] != new[key] and not one.resume and (command == "train" or one.only != "train")
     ]
     if differing:
         raise ConfigError(
             f"{directory} holds a run with other settings; choose another --run-dir, or ask for "
             "the same:\n  " + "\n  ".join(differing)
         )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -11,28 +11,22 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from baselines.cli import one_line, run_command
-from baselines.data import DataError, open_source
+from baselines.cli import Parser, one_line, run_command
 from baselines.errors import UserError
-from baselines.pictures.sheet import Caption as SetCaption
-from baselines.pictures.sheet import Word
-from baselines.sampling.album import Album
-from baselines.sampling.pipeline import Caption, Drawings, Inputs, Pipeline, load, read_caption
-from baselines.sampling.variations import caption_path, mark_unknown, noise_path
+
+# --help does not wait for torch: what needs it is imported where it is used.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from baselines.pictures.sheet import CaptionText
+    from baselines.sampling.album import Album
+    from baselines.sampling.pipeline import EncodedCaption, Inputs, Pipeline
 
 TEST_IMAGES = 8
 COLUMNS = 6
 STEPS_SHOWN = 12
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line instead of the whole usage."""
-        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
 
 
 def _count(least: int) -> Callable[[str], int]:
@@ -46,7 +40,7 @@ def _count(least: int) -> Callable[[str], int]:
 
 def build_parser() -> argparse.ArgumentParser:
     """All options."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m baselines.sample",
         description=__doc__.splitlines()[0],
         allow_abbrev=False,
@@ -88,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
     check(parser, options)
+    from baselines.sampling.album import Album
+    from baselines.sampling.pipeline import load
+
     try:
         texts = given_captions(options)
         pipeline = load(options.run, device=options.device)
@@ -166,6 +163,9 @@ def test_pairs(pipeline: Pipeline) -> list[tuple[str, Tensor]]:
     Raises:
         DataError: the data set of the run is not where the run found it.
     """
+    from baselines.data import DataError, open_source
+    from baselines.sampling.pipeline import read_caption
+
     config = pipeline.run.config
     try:
         source = open_source(config.data, "test")
@@ -185,7 +185,7 @@ def test_pairs(pipeline: Pipeline) -> list[tuple[str, Tensor]]:
 def draw_captions(
     options: argparse.Namespace,
     pipeline: Pipeline,
-    captions: Sequence[Caption],
+    captions: Sequence[EncodedCaption],
     real: Sequence[Tensor],
     album: Album,
 ) -> None:
@@ -194,6 +194,10 @@ def draw_captions(
     Captions of the test split, with their `real` images, show what the model can do: the k-th
     is drawn with seed + k, so that they do not all share one composition.
     """
+    from baselines.pictures.sheet import Word
+    from baselines.sampling.pipeline import Drawings
+    from baselines.sampling.variations import mark_unknown
+
     together = options.samples + bool(real)
     limit = max(1, COLUMNS // (len(pipeline.image_sizes) if options.all_stages else 1))
     columns = together * (limit // together) or limit
@@ -220,7 +224,7 @@ def draw_captions(
         for cell, caption, sample in rows:
             if real and sample == 0:
                 album.paste(next(images), [Word("real", "note")], columns)
-            below: SetCaption = mark_unknown(caption)
+            below: CaptionText = mark_unknown(caption)
             album.paste(cell, below if sample == 0 else [Word(f"sample {sample}", "note")], columns)
     if options.edit:
         album.edits(Drawings.joined(kept), options.samples)
@@ -228,11 +232,17 @@ def draw_captions(
 
 
 def draw_paths(
-    options: argparse.Namespace, pipeline: Pipeline, captions: Sequence[Caption], album: Album
+    options: argparse.Namespace,
+    pipeline: Pipeline,
+    captions: Sequence[EncodedCaption],
+    album: Album,
 ) -> None:
     """Interpolations: per caption from noise to noise, or per noise from caption to caption."""
+    from baselines.pictures.sheet import Word
+    from baselines.sampling.pipeline import Drawings
+    from baselines.sampling.variations import caption_path, mark_unknown, noise_path
 
-    def ends(caption: Caption, sample: int) -> Inputs:
+    def ends(caption: EncodedCaption, sample: int) -> Inputs:
         noise = pipeline.noise([sample], options.seed, options.mean_conditioning)
         return pipeline.encode([caption], *noise)
 
@@ -253,8 +263,8 @@ def draw_paths(
             row(caption_path(ends(first, s), ends(last, s), steps), f"{name}_{s}")
             for s in range(options.samples)
         ]
-        between: list[SetCaption] = [[Word("")]] * (len(rows[0]) - 2)
-        above: list[SetCaption] = [mark_unknown(first), *between, mark_unknown(last)]
+        between: list[CaptionText] = [[Word("")]] * (len(rows[0]) - 2)
+        above: list[CaptionText] = [mark_unknown(first), *between, mark_unknown(last)]
         labels = [f"noise {s}" for s in range(options.samples)]
         album.comparison("interpolation", rows, labels, above)
         return

@@ -285,10 +285,9 @@ def describe(kind: type, command: str, width: int = 98) -> str:
     for one in settings(kind).values():
         if one.only not in ("", command):
             continue
-        range_ = f" ({one.rule.summary})" if one.rule else ""
+        range_ = f", {one.rule.summary}" if one.rule else ""
         default = str(one.default).lower() if one.kind is bool else repr(one.default)
         resume = "; may change on resume" if one.resume else ""
-        text = f"{one.help}. {one.kind.__name__}{range_}, default {default}{resume}"
-        lines.append(f"  {one.key}")
-        lines += textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        lines.append(f"  {one.key} ({one.kind.__name__}{range_}; default {default}{resume})")
+        lines += textwrap.wrap(one.help, width, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines)

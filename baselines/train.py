@@ -8,66 +8,82 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from baselines.cli import (
-    add_config_options,
     checked_source,
+    config_parser,
     print_config,
     resolve,
     run_command,
     training_batches,
 )
 from baselines.config import Config, ConfigError, save_config
-from baselines.data import open_source
+from baselines.estimate import require_memory
 from baselines.hosts import HOSTS, find_host, preset
-from baselines.refinement import refinement_terms
-from baselines.runs import (
-    CONFIG,
-    ENCODERS,
-    GENERATOR,
-    INITIAL,
-    VOCABULARY,
-    Encoders,
-    load_encoders,
-    newest_state,
-    save_encoders,
-)
-from baselines.training import distributed
-from baselines.training.checkpoint import save_weights
-from baselines.training.distributed import World
-from baselines.training.loop import train
-from baselines.training.objective import GANObjective
-from baselines.training.preview import Preview
-from baselines.training.recorder import Hook
+from baselines.settings import split_assignment
+
+if TYPE_CHECKING:
+    from baselines.runs import Encoders
+    from baselines.training.distributed import World
+    from baselines.training.objective import GANObjective
+    from baselines.training.recorder import Hook
 
 logger = logging.getLogger(__name__)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m baselines.train", description=__doc__)
-    parser.add_argument("model", choices=list(HOSTS))
-    parser.add_argument("--preset", default="scenes", help="cub, coco, scenes or demo")
+    parser = config_parser("train", __doc__)
+    parser.add_argument("model", metavar="MODEL", help=", ".join(HOSTS))
+    parser.add_argument("--preset", default="scenes", help="cub, coco, scenes, demo, ...")
     parser.add_argument("--refine", choices=["none", "alr", "alr,lvr"], help="ALR in any host")
     parser.add_argument("--encoders", type=Path, help="run directory of baselines.damsm")
     parser.add_argument("--run-dir", type=Path, required=True)
-    add_config_options(parser)
     return parser.parse_args(argv)
 
 
 def configure(args: argparse.Namespace) -> Config:
-    """The preset with `--refine` and the overrides applied."""
+    """The preset with `--refine` and the overrides applied.
+
+    Raises:
+        ConfigError: naming a setting that does not fit, or that cannot take effect.
+    """
     config = preset(args.model, args.preset)
     if args.refine == "none":
         config = dataclasses.replace(config, refine=type(config.refine)())
     elif args.refine:
         refine = preset("alrgan", args.preset).refine
         config = dataclasses.replace(config, refine=dataclasses.replace(refine, terms=args.refine))
-    return resolve(config, args)
+    config = resolve(config, args, "train")
+    require_effect(config, args)
+    return config
+
+
+def require_effect(config: Config, args: argparse.Namespace) -> None:
+    """Refuse settings that contradict the command or one another.
+
+    Raises:
+        ConfigError: naming the setting and the remedy.
+    """
+    if config.model.name != args.model:
+        raise ConfigError(
+            f"model.name={config.model.name}: contradicts `train {args.model}`; write "
+            f"`train {config.model.name}`"
+        )
+    if config.refine.terms and config.model.single_image:
+        raise ConfigError(
+            f"refine.terms={config.refine.terms}: refinement needs the image of every stage, and "
+            "model.single_image=true paints only the last; use --refine none"
+        )
+    for key, text in map(split_assignment, args.set):
+        needed = "lvr" if key.startswith(("refine.lvr.", "refine.mask")) else "alr"
+        added = key.startswith("refine.") and key != "refine.terms"
+        if added and needed not in config.refine.names:
+            remedy = {"alr": "--refine alr", "lvr": "--refine alr,lvr"}[needed]
+            raise ConfigError(f"{key}={text}: has no effect without {remedy}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -75,40 +91,72 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     config = configure(args)
     if args.dry_run:
-        print_config(config)
+        print_config(with_encoders(config, args.encoders, args.run_dir), "train")
         return
+    from baselines.training import distributed
+
     with distributed.started(config.run.device) as world:
         run(config, args.run_dir, args.encoders, world)
 
 
-def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) -> None:
+def with_encoders(config: Config, encoders: Path | None, run_dir: Path) -> Config:
+    """`config` with the settings of the encoders that training would take, where there are any.
+
+    Raises:
+        CheckpointError: the encoders are missing or damaged.
+    """
+    if encoders is None and not run_dir.exists():
+        return config
+    from baselines.runs import ENCODERS, encoder_settings
+
+    if encoders is None and not (run_dir / ENCODERS).exists():
+        return config
+    return dataclasses.replace(config, encoder=encoder_settings(encoders or run_dir))
+
+
+def run(
+    config: Config,
+    run_dir: Path,
+    encoders_dir: Path | None,
+    world: World,
+    *,
+    hooks: Callable[[GANObjective], Iterable[Hook]] = lambda objective: (),
+) -> None:
     """Train `config` in `run_dir`, from its newest checkpoint where there is one.
+
+    `hooks` gives further things to do at intervals, on the main rank, of the objective they look
+    at.
 
     Raises:
         ConfigError: settings that contradict one another, or a directory with a run of others.
         CheckpointError: encoders or checkpoint missing, damaged or of another vocabulary.
         DataError: broken data.
     """
+    from baselines.runs import ENCODERS, load_encoders, newest_state
+    from baselines.training.hardware import resolved_amp, total_memory
+    from baselines.training.loop import train
+
     if encoders_dir is None and not (run_dir / ENCODERS).exists():
         raise ConfigError(
             f"{run_dir} is a new run: give --encoders DIR, a run directory of "
             "python -m baselines.damsm on the same data"
         )
-    if config.refine.terms and config.model.single_image:
-        raise ConfigError(
-            f"refine.terms={config.refine.terms}: refinement needs the image of every stage, and "
-            "model.single_image=true paints only the last; use --refine none"
-        )
     encoders = load_encoders(encoders_dir or run_dir)
-    config = dataclasses.replace(config, encoder=encoders.config)
+    # From here on, and in the run's files, `optim.amp` is what is computed in: "auto" may mean
+    # something else on the machine where the run is gone on with.
+    amp = resolved_amp(config.optim.amp, world.device)
+    config = dataclasses.replace(
+        config, encoder=encoders.config, optim=dataclasses.replace(config.optim, amp=amp)
+    )
+    require_memory(config, "train", total_memory(world.device), str(world.device))
     saved = newest_state(config, run_dir, encoders.vocabulary)
     source = checked_source(config, "train", encoders.vocabulary)
     objective = build_objective(config, encoders, world)
     # Nothing is written before everything that can be refused has been.
-    hooks = []
+    done: list[Hook] = []
     if world.is_main:
         prepare(run_dir, config, encoders, objective, fresh=saved is None)
-        hooks = build_hooks(config, run_dir, encoders, objective)
+        done = [*build_hooks(config, run_dir, encoders, objective), *hooks(objective)]
 
     batches = training_batches(
         config,
@@ -126,7 +174,7 @@ def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) 
         world,
         total_images=config.optim.images,
         batch_size=config.optim.batch_size,
-        hooks=hooks,
+        hooks=done,
         saved=saved,
         extra={"vocabulary": encoders.vocabulary.to_dict()},
     )
@@ -136,6 +184,11 @@ def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) 
 
 def build_objective(config: Config, encoders: Encoders, world: World) -> GANObjective:
     """Networks initialised from `run.seed`, the same on every rank."""
+    import torch
+
+    from baselines.refinement import refinement_terms
+    from baselines.training import distributed
+
     torch.manual_seed(config.run.seed)
     host = find_host(config.model.name)
     generator, discriminators = host.generator(config), host.discriminators(config)
@@ -163,6 +216,9 @@ def prepare(
     fresh: bool,
 ) -> None:
     """Make the run directory complete before the first step."""
+    from baselines.runs import CONFIG, ENCODERS, INITIAL, VOCABULARY, save_encoders
+    from baselines.training.checkpoint import save_weights
+
     run_dir.mkdir(parents=True, exist_ok=True)
     save_config(config, run_dir / CONFIG)
     if fresh:
@@ -175,6 +231,12 @@ def build_hooks(
     config: Config, run_dir: Path, encoders: Encoders, objective: GANObjective
 ) -> list[Hook]:
     """Draw a grid now and then; keep the averaged generator beside every checkpoint."""
+    from baselines.data import open_source
+    from baselines.runs import GENERATOR
+    from baselines.training.checkpoint import save_weights
+    from baselines.training.preview import Preview
+    from baselines.training.recorder import Hook
+
     preview = Preview(
         config, run_dir, encoders.vocabulary, open_source(config.data, "test"), objective
     )

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from alr_layers import ALRLoss, ALRModule, LVRLoss
-from alr_layers.kernels import dispatch, reference
+from alr_layers.kernels import requirements
+from alr_layers.kernels.dispatch import implementation
 from baselines.losses import words_loss
 from benchmarks import transcription, upstream
 
@@ -103,10 +103,10 @@ def _difference_inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -
 
 
 def _op_providers(op: str) -> dict[str, Callable[..., tuple[Tensor, ...]]]:
-    plain = getattr(reference, op)
+    plain = implementation(op, "reference")
     providers = {"eager": plain, "compiled": torch.compile(plain, fullgraph=True)}
-    if dispatch._has_triton:
-        providers["fused"] = getattr(import_module(f"alr_layers.kernels.{dispatch.OPS[op]}"), op)
+    if requirements.triton_obstacle(requirements.TRITON) is None:
+        providers["fused"] = implementation(op, "fused")
     return providers
 
 

@@ -14,7 +14,16 @@ import triton.language as tl
 from torch import Tensor
 
 from alr_layers.kernels import tiles
-from alr_layers.kernels.tiles import contiguous_like, read_tile, sign, tile_of, write_tile
+from alr_layers.kernels.tiles import (
+    contiguous_like,
+    easy_part,
+    hard_part,
+    norm_slope,
+    read_tile,
+    sign,
+    tile_of,
+    write_tile,
+)
 
 BLOCK_C = 8
 BLOCK_N = 256
@@ -40,8 +49,8 @@ def _pair(
     y = read_tile(second, second_strides, b, c, n, width, mask, FLAT)
     if FROM_LAYOUTS:
         residual = tl.abs(y - x)
-        easy = tl.where(residual >= gamma, 0.0, residual)
-        hard = tl.where(residual < gamma, 0.0, residual)
+        easy = easy_part(residual, residual, gamma)
+        hard = hard_part(residual, residual, gamma)
         return easy, hard, y - x
     return x, y, tl.zeros_like(x)
 
@@ -143,12 +152,6 @@ def _closing_finish_kernel(slots, totals, splits, BLOCK_S: tl.constexpr):
     tl.store(totals + 5, tl.sum(tl.where(lowest == low, low_count, 0.0)))
 
 
-@triton.jit
-def _slope(grad, norm):
-    """d‖x‖ = x / ‖x‖ dx, and 0 at x = 0 (our reading)."""
-    return tl.where(norm == 0, 0.0, grad / tl.where(norm == 0, 1.0, norm))
-
-
 @triton.jit(do_not_specialize=["word_count"])
 def _closing_backward_kernel(
     grad_totals,
@@ -163,8 +166,9 @@ def _closing_backward_kernel(
     beta,
     beta_strides,
     grad_first,
+    grad_first_strides,
     grad_second,
-    grad_strides,
+    grad_second_strides,
     grad_alpha,
     grad_alpha_strides,
     grad_beta,
@@ -187,8 +191,8 @@ def _closing_backward_kernel(
     totals += b * 6
     grad_totals += b * grad_totals_strides[0]
     step = grad_totals_strides[1]
-    easy_slope = _slope(tl.load(grad_totals), tl.load(totals))
-    hard_slope = _slope(tl.load(grad_totals + step), tl.load(totals + 1))
+    easy_slope = norm_slope(tl.load(grad_totals), tl.load(totals))
+    hard_slope = norm_slope(tl.load(grad_totals + step), tl.load(totals + 1))
     high_share = tl.load(grad_totals + 2 * step) / tl.load(totals + 4)
     low_share = tl.load(grad_totals + 3 * step) / tl.load(totals + 5)
 
@@ -207,10 +211,10 @@ def _closing_backward_kernel(
     if FROM_LAYOUTS:
         # One of the two is 0, and stays so: R is easy or hard, never both.
         out = -sign(difference) * (grad_easy + grad_hard)
-        write_tile(grad_first, grad_strides, b, c, n, width, out, live, FLAT)
+        write_tile(grad_first, grad_first_strides, b, c, n, width, out, live, FLAT)
     else:
-        write_tile(grad_first, grad_strides, b, c, n, width, grad_easy, live, FLAT)
-        write_tile(grad_second, grad_strides, b, c, n, width, grad_hard, live, FLAT)
+        write_tile(grad_first, grad_first_strides, b, c, n, width, grad_easy, live, FLAT)
+        write_tile(grad_second, grad_second_strides, b, c, n, width, grad_hard, live, FLAT)
 
 
 @torch.library.custom_op("alr_layers::closing_totals", mutates_args=())
@@ -224,28 +228,23 @@ def _closing_totals(
     totals = alpha.new_empty(batch, 6, dtype=torch.float32)
     with tiles.on_device(alpha):
         _closing_forward_kernel[(splits, batch)](
-            first,
-            first.stride(),
-            second,
-            second.stride(),
-            alpha,
-            alpha.stride(),
-            beta,
-            beta.stride(),
-            slots,
-            gamma,
-            first.shape[1],
-            channels,
-            height * width,
-            width,
-            splits,
-            triton.cdiv(cuts, splits),
+            **tiles.with_strides(first=first, second=second, alpha=alpha, beta=beta),
+            slots=slots,
+            gamma=gamma,
+            word_count=first.shape[1],
+            channels=channels,
+            regions=height * width,
+            width=width,
+            splits=splits,
+            tiles_per_split=triton.cdiv(cuts, splits),
             FLAT=tiles.is_flat(first, second, alpha, beta),
             FROM_LAYOUTS=from_layouts,
             BLOCK_C=BLOCK_C,
             BLOCK_N=BLOCK_N,
         )
-        _closing_finish_kernel[(batch,)](slots, totals, splits, BLOCK_S=tiles.TARGET_PROGRAMS)
+        _closing_finish_kernel[(batch,)](
+            slots=slots, totals=totals, splits=splits, BLOCK_S=tiles.TARGET_PROGRAMS
+        )
     return totals
 
 
@@ -268,38 +267,29 @@ def _closing_totals_backward(
     from_layouts: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, channels, height, width = alpha.shape
-    grad_first, grad_alpha, grad_beta = (
-        contiguous_like(first),
-        contiguous_like(alpha),
-        contiguous_like(beta),
-    )
-    grad_second = second.new_empty(0) if from_layouts else contiguous_like(second)
+    grads = contiguous_like(first), contiguous_like(alpha), contiguous_like(beta)
+    grad_first, grad_alpha, grad_beta = grads
+    grad_second = second.new_empty((0, 1, 1, 1) if from_layouts else second.shape)
     grid = (triton.cdiv(height * width, BLOCK_N), triton.cdiv(channels, BLOCK_C), batch)
     with tiles.on_device(alpha):
         _closing_backward_kernel[grid](
-            grad_totals,
-            grad_totals.stride(),
-            totals,
-            first,
-            first.stride(),
-            second,
-            second.stride(),
-            alpha,
-            alpha.stride(),
-            beta,
-            beta.stride(),
-            grad_first,
-            grad_second,
-            grad_first.stride(),
-            grad_alpha,
-            grad_alpha.stride(),
-            grad_beta,
-            grad_beta.stride(),
-            gamma,
-            first.shape[1],
-            channels,
-            height * width,
-            width,
+            **tiles.with_strides(
+                grad_totals=grad_totals,
+                first=first,
+                second=second,
+                alpha=alpha,
+                beta=beta,
+                grad_first=grad_first,
+                grad_second=grad_second,
+                grad_alpha=grad_alpha,
+                grad_beta=grad_beta,
+            ),
+            totals=totals,
+            gamma=gamma,
+            word_count=first.shape[1],
+            channels=channels,
+            regions=height * width,
+            width=width,
             FLAT=tiles.is_flat(first, second, alpha, beta),
             FROM_LAYOUTS=from_layouts,
             BLOCK_C=BLOCK_C,
@@ -319,7 +309,7 @@ def _closing_totals_backward_fake(
     gamma: float,
     from_layouts: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_second = second.new_empty(0) if from_layouts else contiguous_like(second)
+    grad_second = second.new_empty((0, 1, 1, 1) if from_layouts else second.shape)
     return contiguous_like(first), grad_second, contiguous_like(alpha), contiguous_like(beta)
 
 
@@ -358,8 +348,3 @@ def layout_closing_reduction(
     """The same four numbers straight from the layouts: R_easy and R_hard are never written."""
     totals = _closing_totals(layout, real_layout, alpha, beta, gamma, True)
     return totals[:, 0], totals[:, 1], totals[:, 2], totals[:, 3]
-
-
-def unsupported(op: str, *tensors: Tensor) -> tuple[str, ...]:
-    """Why `op` cannot run on these tensors; empty if it can. Any number of words and channels."""
-    return tiles.unsupported(*tensors)

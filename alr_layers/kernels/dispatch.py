@@ -5,38 +5,23 @@ the tensors at hand. "fused" never falls back: it raises with every reason. Ever
 from metadata (device, dtype, shape), so nothing here waits for a device or breaks a graph.
 """
 
-import importlib
 import logging
 import os
 from collections.abc import Callable
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alr_layers.kernels import reference
+from alr_layers.kernels import reference, requirements
+from alr_layers.kernels.requirements import OPS
 
 BACKENDS = ("auto", "reference", "fused")
 ENVIRONMENT_VARIABLE = "ALR_LAYERS_BACKEND"
 
-# The module of alr_layers.kernels that holds an op's fused form; None: the op has no such form.
-# Such a module has functions of the reference's names and signatures, and
-# unsupported(op, *tensors) -> tuple[str, ...], the reasons why it cannot take these tensors.
-OPS: dict[str, str | None] = {
-    "semantic_similarity": "layout",
-    "text_vision_matrix": None,
-    "layout_context": "layout",
-    "gated_residual": "residual",
-    "closing_reduction": "closing",
-    "layout_closing_reduction": "closing",
-    "masked_difference": "masked_gram",
-}
-
 _log = logging.getLogger("alr_layers")
 _announced: set[tuple[str, str]] = set()
-_has_triton = find_spec("triton") is not None
 
 
 class FusedUnavailableError(RuntimeError):
@@ -55,14 +40,22 @@ def check_backend(backend: str | None) -> str | None:
     return None if backend is None else _validated(backend, "backend")
 
 
-def _load_fused() -> dict[str, ModuleType]:
-    if not _has_triton:
-        return {}
-    names = {name for name in OPS.values() if name is not None}
-    return {name: importlib.import_module(f"alr_layers.kernels.{name}") for name in names}
+def _fused_module(name: str) -> ModuleType:
+    """A file of fused kernels, imported (and Triton with it) when the first tensor needs one.
+
+    By statement, which a compiler runs while it traces, and which registers all ops at once.
+    """
+    from alr_layers.kernels import closing, layout, masked_gram, residual
+
+    files = {
+        "closing": closing,
+        "layout": layout,
+        "masked_gram": masked_gram,
+        "residual": residual,
+    }
+    return files[name]
 
 
-_fused = _load_fused()
 _selected = _validated(os.environ.get(ENVIRONMENT_VARIABLE) or "auto", ENVIRONMENT_VARIABLE)
 
 
@@ -94,29 +87,13 @@ class use_backend:
         _selected = self._previous
 
 
-def fused_obstacles(op: str, *tensors: Tensor) -> tuple[str, ...]:
-    """Every reason why `op` cannot run fused on these tensors; empty if it can."""
-    name = OPS[op]
-    reasons: tuple[str, ...] = ()
-    if not _has_triton:
-        reasons += ("triton is not installed (pip install triton)",)
-    if name is None:
-        reasons += ("this op has no fused kernels in this version",)
-    if name is not None and name in _fused:
-        return reasons + tuple(_fused[name].unsupported(op, *tensors))
-    devices = sorted({tensor.device.type for tensor in tensors} - {"cuda"})
-    if devices:
-        reasons += (f"no CUDA device: tensors are on {', '.join(devices)}",)
-    return reasons
-
-
 def _choose(op: str, tensors: tuple[Tensor, ...], backend: str | None) -> str:
     if op not in OPS:
         raise ValueError(f"op is {op!r}, expected one of {', '.join(OPS)}")
     wanted = _selected if backend is None else _validated(backend, "backend")
     if wanted == "reference":
         return "reference"
-    reasons = fused_obstacles(op, *tensors)
+    reasons = requirements.obstacles(op, *tensors)
     if not reasons:
         return "fused"
     if wanted == "fused":
@@ -134,6 +111,14 @@ def _announce(op: str, path: str) -> None:
         _log.info("%s runs on the %s backend", op, path)
 
 
+def implementation(op: str, path: str) -> Callable[..., Any]:
+    """The function that is `op` on this path, "reference" or "fused"."""
+    module = OPS[op].module
+    file = _fused_module(module) if path == "fused" and module else reference
+    found: Callable[..., Any] = getattr(file, op)
+    return found
+
+
 def resolve(op: str, tensors: tuple[Tensor, ...], backend: str | None = None) -> Callable[..., Any]:
     """The implementation of `op` for these tensors.
 
@@ -142,19 +127,14 @@ def resolve(op: str, tensors: tuple[Tensor, ...], backend: str | None = None) ->
     """
     path = _choose(op, tensors, backend)
     _announce(op, path)
-    if path == "fused":
-        implementation: Callable[..., Any] = getattr(_fused[str(OPS[op])], op)
-    else:
-        implementation = getattr(reference, op)
-    return implementation
+    return implementation(op, path)
 
 
 def explain(op: str, *tensors: Tensor) -> str:
     """Say in one line which backend `op` takes on these tensors, and why.
 
     Args:
-        op: one of semantic_similarity, text_vision_matrix, layout_context, gated_residual,
-            closing_reduction, layout_closing_reduction, masked_difference.
+        op: a name in `OPS`, e.g. "layout_context".
         tensors: what the op would be called with; without them only the general reasons count.
 
     Example:
@@ -165,7 +145,7 @@ def explain(op: str, *tensors: Tensor) -> str:
         raise ValueError(f"op is {op!r}, expected one of {', '.join(OPS)}")
     if _selected == "reference":
         return f"{op}: reference (asked for by name)"
-    reasons = fused_obstacles(op, *tensors)
+    reasons = requirements.obstacles(op, *tensors)
     if not reasons:
         return f"{op}: fused ({'asked for by name' if _selected == 'fused' else 'auto'})"
     if _selected == "fused":

@@ -26,10 +26,10 @@ def _load(base, strides, rows, columns, mask):
 
 
 @triton.jit
-def _words(words, stride_d, stride_t, d, t, dim, real):
+def _words(words, strides, d, t, dim, real):
     """ŵ of one sample as (BLOCK_D, BLOCK_T), 0 at padded words whatever stands there."""
     mask = (d < dim)[:, None] & real[None, :]
-    place = words + d[:, None] * stride_d + t[None, :] * stride_t
+    place = words + d[:, None] * strides[1] + t[None, :] * strides[2]
     return tl.load(place, mask=mask, other=0.0).to(tl.float32)
 
 
@@ -42,16 +42,14 @@ def _softmax(scores, real):
     return weights / tl.sum(weights, 1)[:, None]
 
 
-@triton.jit(do_not_specialize=["word_count", "words_stride_b", "words_stride_d", "words_stride_t"])
+@triton.jit(do_not_specialize=["word_count"])
 def _layout_forward_kernel(
     features,
     features_strides,
     words,
-    words_stride_b,
-    words_stride_d,
-    words_stride_t,
+    words_strides,
     lengths,
-    length_stride,
+    lengths_strides,
     layout,
     layout_strides,
     context,
@@ -71,17 +69,17 @@ def _layout_forward_kernel(
     n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     t = tl.arange(0, BLOCK_T).to(tl.int64)
     inside = (n < regions)[:, None]
-    length = tl.load(lengths + b * length_stride)
+    length = tl.load(lengths + b * lengths_strides[0])
     real = (t < length) & (t < word_count)
 
     features += b * features_strides[0]
-    words += b * words_stride_b
+    words += b * words_strides[0]
     h_rows = region_offset(n, features_strides, width, FLAT)[:, None]
     scores = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
     for start in range(0, dim, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D).to(tl.int64)
         h = _load(features, features_strides, h_rows, d[None, :], inside & (d < dim)[None, :])
-        w = _words(words, words_stride_d, words_stride_t, d, t, dim, real)
+        w = _words(words, words_strides, d, t, dim, real)
         scores = tl.dot(h, w, scores, input_precision=PRECISION)
     theta = _softmax(scores, real)
 
@@ -92,22 +90,13 @@ def _layout_forward_kernel(
         rows = region_offset(n, context_strides, width, FLAT)[:, None]
         for start in range(0, dim, BLOCK_D):
             d = start + tl.arange(0, BLOCK_D).to(tl.int64)
-            w = _words(words, words_stride_d, words_stride_t, d, t, dim, real)
+            w = _words(words, words_strides, d, t, dim, real)
             q = tl.dot(theta, tl.trans(w), input_precision=PRECISION)
             q_place = context + b * context_strides[0] + rows + d[None, :] * context_strides[1]
             tl.store(q_place, q, mask=inside & (d < dim)[None, :])
 
 
-@triton.jit(
-    do_not_specialize=[
-        "word_count",
-        "words_stride_b",
-        "words_stride_d",
-        "words_stride_t",
-        "splits",
-        "tiles_per_split",
-    ]
-)
+@triton.jit(do_not_specialize=["word_count", "splits", "tiles_per_split"])
 def _layout_backward_kernel(
     grad_layout,
     grad_layout_strides,
@@ -116,11 +105,9 @@ def _layout_backward_kernel(
     features,
     features_strides,
     words,
-    words_stride_b,
-    words_stride_d,
-    words_stride_t,
+    words_strides,
     lengths,
-    length_stride,
+    lengths_strides,
     grad_features,
     grad_features_strides,
     partial_words,
@@ -142,12 +129,12 @@ def _layout_backward_kernel(
     b = tl.program_id(1).to(tl.int64)
     t = tl.arange(0, BLOCK_T).to(tl.int64)
     channel = tl.arange(0, BLOCK_D).to(tl.int64)
-    length = tl.load(lengths + b * length_stride)
+    length = tl.load(lengths + b * lengths_strides[0])
     real = (t < length) & (t < word_count)
 
     features += b * features_strides[0]
     grad_features += b * grad_features_strides[0]
-    words += b * words_stride_b
+    words += b * words_strides[0]
     grad_layout += b * grad_layout_strides[0]
     grad_context += b * grad_context_strides[0]
     partial_words += (b * splits + split) * dim * word_count
@@ -167,7 +154,7 @@ def _layout_backward_kernel(
         for start in range(0, dim, BLOCK_D):
             d = start + channel
             here = inside & (d < dim)[None, :]
-            w = _words(words, words_stride_d, words_stride_t, d, t, dim, real)
+            w = _words(words, words_strides, d, t, dim, real)
             h = _load(features, features_strides, h_rows, d[None, :], here)
             scores = tl.dot(h, w, scores, input_precision=PRECISION)
             if HAS_GRAD_CONTEXT:
@@ -181,7 +168,7 @@ def _layout_backward_kernel(
         for start in range(0, dim, BLOCK_D):
             d = start + channel
             here = inside & (d < dim)[None, :]
-            w = _words(words, words_stride_d, words_stride_t, d, t, dim, real)
+            w = _words(words, words_strides, d, t, dim, real)
             grad_h = tl.dot(grad_s, tl.trans(w), input_precision=PRECISION)
             out = grad_features + out_rows + d[None, :] * grad_features_strides[1]
             tl.store(out, grad_h, mask=here)
@@ -216,20 +203,13 @@ def _forward(
     grid = (triton.cdiv(height * width, block_n), batch)
     with tiles.on_device(features):
         _layout_forward_kernel[grid](
-            features,
-            features.stride(),
-            words,
-            *words.stride(),
-            lengths,
-            lengths.stride(0),
-            layout,
-            layout.stride(),
-            context,
-            context.stride(),
-            dim,
-            count,
-            height * width,
-            width,
+            **tiles.with_strides(
+                features=features, words=words, lengths=lengths, layout=layout, context=context
+            ),
+            dim=dim,
+            word_count=count,
+            regions=height * width,
+            width=width,
             FLAT=tiles.is_flat(features, layout, context),
             WITH_CONTEXT=with_context,
             PRECISION=tiles.dot_precision(features, words),
@@ -257,30 +237,24 @@ def _backward(
     cuts = triton.cdiv(height * width, block_n)
     splits = tiles.split_count(cuts, batch)
     partial = features.new_empty(batch, splits, dim, count, dtype=torch.float32)
-    # What is absent is never read; any tensor may stand for it.
-    of_context = features if grad_context is None else grad_context
-    of_layout = features if grad_layout is None else grad_layout
     with tiles.on_device(features):
         _layout_backward_kernel[(splits, batch)](
-            of_layout,
-            of_layout.stride(),
-            of_context,
-            of_context.stride(),
-            features,
-            features.stride(),
-            words,
-            *words.stride(),
-            lengths,
-            lengths.stride(0),
-            grad_features,
-            grad_features.stride(),
-            partial,
-            dim,
-            count,
-            height * width,
-            width,
-            splits,
-            triton.cdiv(cuts, splits),
+            **tiles.with_strides(
+                # What is absent is never read; any tensor may stand for it.
+                grad_layout=features if grad_layout is None else grad_layout,
+                grad_context=features if grad_context is None else grad_context,
+                features=features,
+                words=words,
+                lengths=lengths,
+                grad_features=grad_features,
+            ),
+            partial_words=partial,
+            dim=dim,
+            word_count=count,
+            regions=height * width,
+            width=width,
+            splits=splits,
+            tiles_per_split=triton.cdiv(cuts, splits),
             FLAT=tiles.is_flat(features, grad_features, *used),
             HAS_GRAD_LAYOUT=grad_layout is not None,
             HAS_GRAD_CONTEXT=grad_context is not None,
@@ -379,12 +353,3 @@ def layout_context(
     """
     context, layout = _layout_context(features, projected_words, lengths)
     return context, layout
-
-
-def unsupported(op: str, *tensors: Tensor) -> tuple[str, ...]:
-    """Why `op` cannot run here on (features, projected_words, lengths); empty if it can."""
-    reasons = tiles.unsupported(*tensors)
-    if len(tensors) >= 2:
-        reasons += tiles.beyond("channels", tensors[0].shape[1], tiles.MAX_CHANNELS)
-        reasons += tiles.beyond("words", tensors[1].shape[2], tiles.MAX_WORDS)
-    return reasons

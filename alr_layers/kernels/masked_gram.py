@@ -20,7 +20,7 @@ from torch import Tensor
 
 from alr_layers.kernels import tiles
 from alr_layers.kernels.masks import region_masks
-from alr_layers.kernels.tiles import region_offset
+from alr_layers.kernels.tiles import norm_slope, read_tile, write_tile
 
 BLOCK_N = 16
 BLOCK_BACKWARD = 64
@@ -35,9 +35,7 @@ def block_gram(channels: int) -> int:
 def _masked(features, strides, masks, b, d, n, dim, regions, width, FLAT: tl.constexpr):
     """(M h, h, M) of a tile (d, n), float32."""
     mask = (d < dim)[:, None] & (n < regions)[None, :]
-    place = features + b * strides[0] + d[:, None] * strides[1]
-    place += region_offset(n, strides, width, FLAT)[None, :]
-    h = tl.load(place, mask=mask, other=0.0).to(tl.float32)
+    h = read_tile(features, strides, b, d, n, width, mask, FLAT)
     m = tl.load(masks + b * regions + n, mask=n < regions, other=0.0)
     return h * m[None, :], h, m
 
@@ -138,10 +136,7 @@ def _difference_backward_kernel(
     b = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     channel = tl.arange(0, BLOCK_D).to(tl.int64)
-    norm = tl.load(distance + b)
-    # d‖y‖ = y / ‖y‖ dy, and 0 at y = 0 (our reading).
-    slope = tl.load(grad_distance + b) / tl.where(norm == 0, 1.0, norm)
-    slope = tl.where(norm == 0, 0.0, slope)
+    slope = norm_slope(tl.load(grad_distance + b), tl.load(distance + b))
     grad_gram += b * dim * dim
     grad_mask = tl.zeros((BLOCK_N,), tl.float32)
     for start in range(0, dim, BLOCK_D):
@@ -161,23 +156,19 @@ def _difference_backward_kernel(
             )
             both = sign * (rows + columns)
             grad_x = tl.dot(both, x_other, grad_x, input_precision=PRECISION)
-        place = grad_features + b * grad_features_strides[0] + d[:, None] * grad_features_strides[1]
-        place += region_offset(n, grad_features_strides, width, FLAT)[None, :]
-        tl.store(place, grad_x * m[None, :], mask=(d < dim)[:, None] & (n < regions)[None, :])
+        mask = (d < dim)[:, None] & (n < regions)[None, :]
+        out = grad_x * m[None, :]
+        write_tile(grad_features, grad_features_strides, b, d, n, width, out, mask, FLAT)
         grad_mask += tl.sum(grad_x * h, 0)
 
     if SOFT:
         t = tl.arange(0, BLOCK_T).to(tl.int64)
         mask = (t < word_count)[:, None] & (n < regions)[None, :]
-        place = layout + b * layout_strides[0] + t[:, None] * layout_strides[1]
-        place += region_offset(n, layout_strides, width, FLAT)[None, :]
-        theta = tl.load(place, mask=mask, other=0.0).to(tl.float32)
+        theta = read_tile(layout, layout_strides, b, t, n, width, mask, FLAT)
         peak = tl.load(masks + b * regions + n, mask=n < regions, other=0.0)
         attained = tl.where(mask & (theta == peak[None, :]), 1.0, 0.0)
-        share = grad_mask / tl.sum(attained, 0)
-        out = grad_layout + b * grad_layout_strides[0] + t[:, None] * grad_layout_strides[1]
-        out += region_offset(n, grad_layout_strides, width, FLAT)[None, :]
-        tl.store(out, attained * share[None, :], mask=mask)
+        out = attained * (grad_mask / tl.sum(attained, 0))[None, :]
+        write_tile(grad_layout, grad_layout_strides, b, t, n, width, out, mask, FLAT)
 
 
 @torch.library.custom_op("alr_layers::masked_difference", mutates_args=())
@@ -194,19 +185,16 @@ def _masked_difference(
     grams = masks.new_empty(batch, splits, dim, dim)
     with tiles.on_device(features):
         _difference_forward_kernel[(splits, batch, pieces * pieces)](
-            features,
-            features.stride(),
-            real_features,
-            real_features.stride(),
-            masks,
-            real_masks,
-            squares,
-            grams,
-            dim,
-            regions,
-            width,
-            splits,
-            triton.cdiv(cuts, splits),
+            **tiles.with_strides(features=features, real_features=real_features),
+            masks=masks,
+            real_masks=real_masks,
+            squares=squares,
+            grams=grams,
+            dim=dim,
+            regions=regions,
+            width=width,
+            splits=splits,
+            tiles_per_split=triton.cdiv(cuts, splits),
             FLAT=tiles.is_flat(features, real_features),
             PRECISION=tiles.dot_precision(features, real_features),
             PIECES=pieces,
@@ -253,26 +241,23 @@ def _masked_difference_backward(
     block_n = BLOCK_BACKWARD if words <= 32 else BLOCK_BACKWARD // 2
     with tiles.on_device(features):
         _difference_backward_kernel[(triton.cdiv(height * width, block_n), batch)](
-            grad_distance.contiguous(),
-            distance,
-            grad_gram.contiguous(),
-            features,
-            features.stride(),
-            real_features,
-            real_features.stride(),
-            layout,
-            layout.stride(),
-            masks,
-            real_masks,
-            grad_features,
-            grad_features.stride(),
-            grad_layout,
-            grad_layout.stride(),
-            sign,
-            dim,
-            words,
-            height * width,
-            width,
+            **tiles.with_strides(
+                features=features,
+                real_features=real_features,
+                layout=layout,
+                grad_features=grad_features,
+                grad_layout=grad_layout,
+            ),
+            grad_distance=grad_distance.contiguous(),
+            distance=distance,
+            grad_gram=grad_gram.contiguous(),
+            masks=masks,
+            real_masks=real_masks,
+            sign=sign,
+            dim=dim,
+            word_count=words,
+            regions=height * width,
+            width=width,
             FLAT=tiles.is_flat(features, real_features, layout, grad_features),
             PRECISION=tiles.dot_precision(features, real_features),
             SOFT=soft,
@@ -341,12 +326,3 @@ def masked_difference(
     """
     outputs = _masked_difference(features, real_features, layout, real_layout, mask == "soft")
     return outputs[0], outputs[1]
-
-
-def unsupported(op: str, *tensors: Tensor) -> tuple[str, ...]:
-    """Why `op` cannot run on (features, real_features, layout, real_layout); empty if it can."""
-    reasons = tiles.unsupported(*tensors)
-    if len(tensors) >= 3:
-        reasons += tiles.beyond("channels", tensors[0].shape[1], tiles.MAX_CHANNELS)
-        reasons += tiles.beyond("words", tensors[2].shape[1], tiles.MAX_WORDS)
-    return reasons

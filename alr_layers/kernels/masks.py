@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from alr_layers.kernels import tiles
-from alr_layers.kernels.tiles import region_offset
+from alr_layers.kernels.tiles import place_of
 
 BLOCK_PEAKS = 64
 
@@ -16,8 +16,7 @@ BLOCK_PEAKS = 64
 @triton.jit
 def _peaks(layout, strides, b, n, t, width, mask, FLAT: tl.constexpr):
     """max_j θ of each region, NaN where a word is NaN (tl.max passes over NaN)."""
-    place = layout + b * strides[0] + t[:, None] * strides[1]
-    place += region_offset(n, strides, width, FLAT)[None, :]
+    place = place_of(layout, strides, b, t, n, width, FLAT)
     theta = tl.load(place, mask=mask, other=-float("inf")).to(tl.float32)
     return tl.max(theta, 0) + tl.sum(tl.where(theta != theta, theta, 0.0), 0)
 
@@ -55,15 +54,12 @@ def region_masks(layout: Tensor, real_layout: Tensor, soft: bool) -> tuple[Tenso
     real_peaks = torch.empty_like(peaks)
     with tiles.on_device(layout):
         _peaks_kernel[(triton.cdiv(regions, BLOCK_PEAKS), batch)](
-            layout,
-            layout.stride(),
-            real_layout,
-            real_layout.stride(),
-            peaks,
-            real_peaks,
-            words,
-            regions,
-            width,
+            **tiles.with_strides(layout=layout, real_layout=real_layout),
+            peaks=peaks,
+            real_peaks=real_peaks,
+            word_count=words,
+            regions=regions,
+            width=width,
             FLAT=tiles.is_flat(layout, real_layout),
             BLOCK_N=BLOCK_PEAKS,
             BLOCK_T=tiles.block_words(words),

@@ -1,4 +1,28 @@
-"""E1-E11 in plain PyTorch, in the paper's order: the specification of every backend.
+"""E1-E11 in plain PyTorch, in the paper's order: what every backend must compute.
+
+The equations of ALR-GAN (arXiv 2304.06297), by the numbers used everywhere in this project; a star
+marks what belongs to the real image, ŵ = U w are the words in feature space, K = max(D, T):
+
+    E1   s[k,j] = <h[k], ŵ[j]>                                   score of region k and word j
+    E2   θ[k,j] = softmax over the real words j of s[k,j]        layout Θ; 0 at padded words
+    E3   q[k] = Σ_j θ[k,j] ŵ[j]                                  word context of a region
+    E4   L_REC = mean |I* - G(E(I*))|                            reconstruction, h* = E(I*)
+    E5   R = |Θ* - Θ|                                            residual
+    E6   R_easy = R where R < γ, R_hard = R where R >= γ, else 0
+    E7   R and h* zero-padded to K channels
+    E8   α = φ_α(R_easy ⊙ h*), β = φ_β(R_hard ⊙ h*)              adaptive weights in (0, 1)
+    E9   L_ALR = (‖α ⊙ R_easy‖ + ‖β ⊙ R_hard‖ + softplus(max α - min β)) / (N D)
+    E10  L_PR = ‖M ⊙ h - M* ⊙ h*‖ / (N D)                        perception; M is the layout mask
+    E11  L_SR = ‖G(M ⊙ h) - G(M* ⊙ h*)‖ / (N D), G(x) = x xᵀ     style
+    E12  L_LVR = L_PR + L_SR
+    E13  L_G_i = -E[log D_i(Î_i)] / 2 - E[log D_i(Î_i, s)] / 2   adversarial, of stage i
+    E14  L_D_i = -(E[log D_i(I*_i)] + E[log(1 - D_i(Î_i))]
+                 + E[log D_i(I*_i, s)] + E[log(1 - D_i(Î_i, s))]) / 2
+    E15  L_G = Σ_i L_G_i + Σ_{i>=1} (L_ALR_i + λ1 L_REC_i + L_LVR_i) + λ2 L_DAMSM (+ the host's KL)
+    E16  L_D = Σ_i L_D_i
+
+‖·‖ is the Frobenius norm; every loss is the mean over the batch of a value per sample. E1-E3 and
+E5-E11 are below, E4 and E12 in `alr_layers`, E13-E16 in the trainers.
 
 Any device, any floating dtype, differentiable twice. Half precision inputs are computed in
 float32 with autocast off, and tensors go back to their input dtype at the end.

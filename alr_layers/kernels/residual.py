@@ -10,7 +10,15 @@ import triton.language as tl
 from torch import Tensor
 
 from alr_layers.kernels import tiles
-from alr_layers.kernels.tiles import contiguous_like, read_tile, sign, tile_of, write_tile
+from alr_layers.kernels.tiles import (
+    contiguous_like,
+    easy_part,
+    hard_part,
+    read_tile,
+    sign,
+    tile_of,
+    write_tile,
+)
 
 BLOCK_C = 8
 BLOCK_N = 256
@@ -25,8 +33,9 @@ def _gated_forward_kernel(
     real_features,
     real_features_strides,
     easy,
+    easy_strides,
     hard,
-    out_strides,
+    hard_strides,
     gamma,
     live,
     regions,
@@ -42,21 +51,10 @@ def _gated_forward_kernel(
     real = read_tile(real_layout, real_layout_strides, b, c, n, width, mask, FLAT)
     h = read_tile(real_features, real_features_strides, b, c, n, width, mask, FLAT)
     residual = tl.abs(real - theta)
-    # Written so that NaN, which is neither below nor above gamma, stays in both.
-    write_tile(
-        easy,
-        out_strides,
-        b,
-        c,
-        n,
-        width,
-        tl.where(residual >= gamma, 0.0, residual) * h,
-        mask,
-        FLAT,
-    )
-    write_tile(
-        hard, out_strides, b, c, n, width, tl.where(residual < gamma, 0.0, residual) * h, mask, FLAT
-    )
+    out = easy_part(residual, residual, gamma) * h
+    write_tile(easy, easy_strides, b, c, n, width, out, mask, FLAT)
+    out = hard_part(residual, residual, gamma) * h
+    write_tile(hard, hard_strides, b, c, n, width, out, mask, FLAT)
 
 
 @triton.jit(do_not_specialize=["live", "word_count", "dim"])
@@ -100,10 +98,10 @@ def _gated_backward_kernel(
     grad = tl.zeros((BLOCK_C, BLOCK_N), tl.float32)
     if HAS_EASY:
         value = read_tile(grad_easy, grad_easy_strides, b, c, n, width, mask, FLAT)
-        grad += tl.where(residual >= gamma, 0.0, value)
+        grad += easy_part(value, residual, gamma)
     if HAS_HARD:
         value = read_tile(grad_hard, grad_hard_strides, b, c, n, width, mask, FLAT)
-        grad += tl.where(residual < gamma, 0.0, value)
+        grad += hard_part(value, residual, gamma)
     out = tl.where(mask, -sign(difference) * h * grad, 0.0)
     kept = (c < word_count)[:, None] & inside
     write_tile(grad_layout, grad_layout_strides, b, c, n, width, out, kept, FLAT)
@@ -128,19 +126,17 @@ def _gated_residual(
     grid = (triton.cdiv(height * width, BLOCK_N), triton.cdiv(live, BLOCK_C), batch)
     with tiles.on_device(layout):
         _gated_forward_kernel[grid](
-            layout,
-            layout.stride(),
-            real_layout,
-            real_layout.stride(),
-            real_features,
-            real_features.stride(),
-            easy,
-            hard,
-            easy.stride(),
-            gamma,
-            live,
-            height * width,
-            width,
+            **tiles.with_strides(
+                layout=layout,
+                real_layout=real_layout,
+                real_features=real_features,
+                easy=easy,
+                hard=hard,
+            ),
+            gamma=gamma,
+            live=live,
+            regions=height * width,
+            width=width,
             FLAT=tiles.is_flat(layout, real_layout, real_features),
             BLOCK_C=BLOCK_C,
             BLOCK_N=BLOCK_N,
@@ -174,33 +170,26 @@ def _gated_residual_backward(
         contiguous_like(real_features) if of_features else real_features.new_empty(0, 1, 1, 1)
     )
     used = [grad for grad in (grad_easy, grad_hard) if grad is not None]
-    # What is absent is never read; any tensor may stand for it.
-    of_easy = layout if grad_easy is None else grad_easy
-    of_hard = layout if grad_hard is None else grad_hard
     channels = max(words, dim) if of_features else words
     grid = (triton.cdiv(height * width, BLOCK_N), triton.cdiv(channels, BLOCK_C), batch)
     with tiles.on_device(layout):
         _gated_backward_kernel[grid](
-            of_easy,
-            of_easy.stride(),
-            of_hard,
-            of_hard.stride(),
-            layout,
-            layout.stride(),
-            real_layout,
-            real_layout.stride(),
-            real_features,
-            real_features.stride(),
-            grad_layout,
-            grad_layout.stride(),
-            grad_features,
-            grad_features.stride(),
-            gamma,
-            _live(layout, real_features),
-            words,
-            dim,
-            height * width,
-            width,
+            **tiles.with_strides(
+                # What is absent is never read; any tensor may stand for it.
+                grad_easy=layout if grad_easy is None else grad_easy,
+                grad_hard=layout if grad_hard is None else grad_hard,
+                layout=layout,
+                real_layout=real_layout,
+                real_features=real_features,
+                grad_layout=grad_layout,
+                grad_features=grad_features,
+            ),
+            gamma=gamma,
+            live=_live(layout, real_features),
+            word_count=words,
+            dim=dim,
+            regions=height * width,
+            width=width,
             FLAT=tiles.is_flat(layout, real_layout, real_features, *used),
             HAS_EASY=grad_easy is not None,
             HAS_HARD=grad_hard is not None,
@@ -259,8 +248,3 @@ def gated_residual(
     """E5-E8: the live channels of (R_easy ⊙ h*, R_hard ⊙ h*), (B, min(T, D), H, W) each."""
     easy, hard = _gated_residual(layout, real_layout, real_features, gamma)
     return easy, hard
-
-
-def unsupported(op: str, *tensors: Tensor) -> tuple[str, ...]:
-    """Why `op` cannot run on these tensors; empty if it can. Any number of words and channels."""
-    return tiles.unsupported(*tensors)

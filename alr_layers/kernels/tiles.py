@@ -1,4 +1,4 @@
-"""What the kernels share: block sizes, strides, and the reasons why tensors cannot be taken.
+"""What the kernels share: block sizes, access to tiles, and small pieces of mathematics.
 
 A program works on one tile of one sample: BLOCK_N of its N = H * W regions against BLOCK_T words
 or BLOCK_D channels. Everything here is a pure function of shapes, strides and dtypes.
@@ -14,10 +14,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-MAX_CHANNELS = 256
-MAX_WORDS = 128
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # Precision of tl.dot over float32 operands. Exact for float32 tensors, at the price of running
 # beside the tensor cores ("bf16x6" would run on them and keep all 24 bits: to be judged on a GPU).
@@ -84,31 +80,18 @@ def contiguous_like(tensor: Tensor) -> Tensor:
     return tensor.new_empty(tensor.shape)
 
 
+def with_strides(**tensors: Tensor) -> dict[str, Any]:
+    """What a kernel takes of each tensor, by name: `x` and `x_strides`."""
+    return {
+        key: value
+        for name, tensor in tensors.items()
+        for key, value in ((name, tensor), (f"{name}_strides", tensor.stride()))
+    }
+
+
 def on_device(tensor: Tensor) -> AbstractContextManager[object]:
     """The context to launch in: the tensor's own device, not the current one."""
     return torch.cuda.device_of(tensor)
-
-
-def unsupported(*tensors: Tensor) -> tuple[str, ...]:
-    """Why the kernels cannot take these tensors, from metadata alone; empty if they can."""
-    reasons: list[str] = []
-    devices = sorted({tensor.device.type for tensor in tensors} - {"cuda"})
-    if devices and not INTERPRETED:
-        reasons.append(f"no CUDA device: tensors are on {', '.join(devices)}")
-    if torch.version.hip is not None:
-        reasons.append("built for CUDA GPUs and untested on ROCm")
-    floating = [tensor for tensor in tensors if tensor.is_floating_point()]
-    wrong = sorted({str(tensor.dtype) for tensor in floating} - {str(dtype) for dtype in DTYPES})
-    if wrong:
-        reasons.append(f"{', '.join(wrong)} tensors; float32, float16 and bfloat16 are taken")
-    if any(tensor.numel() == 0 for tensor in tensors):
-        reasons.append("a tensor is empty")
-    return tuple(reasons)
-
-
-def beyond(name: str, size: int, limit: int) -> tuple[str, ...]:
-    """The reason for a size over its limit, if it is."""
-    return (f"{size} {name}, at most {limit} are taken",) if size > limit else ()
 
 
 def first_order_only(name: str) -> Callable[..., Any]:
@@ -132,19 +115,23 @@ def region_offset(region, strides, width, FLAT: tl.constexpr):
 
 
 @triton.jit
+def place_of(base, strides, b, c, n, width, FLAT: tl.constexpr):
+    """Where the tile (c, n) of sample b of a (B, X, H, W) tensor lies: channels by regions."""
+    place = base + b * strides[0] + c[:, None] * strides[1]
+    return place + region_offset(n, strides, width, FLAT)[None, :]
+
+
+@triton.jit
 def read_tile(base, strides, b, c, n, width, mask, FLAT: tl.constexpr):
     """The tile (c, n) of sample b in float32, 0 where masked."""
-    place = base + b * strides[0] + c[:, None] * strides[1]
-    place += region_offset(n, strides, width, FLAT)[None, :]
+    place = place_of(base, strides, b, c, n, width, FLAT)
     return tl.load(place, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def write_tile(base, strides, b, c, n, width, values, mask, FLAT: tl.constexpr):
     """Store the tile (c, n) of sample b in the tensor's own dtype."""
-    place = base + b * strides[0] + c[:, None] * strides[1]
-    place += region_offset(n, strides, width, FLAT)[None, :]
-    tl.store(place, values, mask=mask)
+    tl.store(place_of(base, strides, b, c, n, width, FLAT), values, mask=mask)
 
 
 @triton.jit
@@ -161,5 +148,19 @@ def sign(x):
     return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))
 
 
-# TRITON_INTERPRET=1 was set when triton was imported: kernels run on the CPU, for tests.
-INTERPRETED = not isinstance(region_offset, triton.JITFunction)
+@triton.jit
+def easy_part(values, residual, gamma):
+    """`values` where R < gamma, else 0. A NaN residual, neither below nor above, keeps them."""
+    return tl.where(residual >= gamma, 0.0, values)
+
+
+@triton.jit
+def hard_part(values, residual, gamma):
+    """`values` where R >= gamma, else 0. A NaN residual, neither below nor above, keeps them."""
+    return tl.where(residual < gamma, 0.0, values)
+
+
+@triton.jit
+def norm_slope(grad, norm):
+    """What x is multiplied with in d‖x‖ = x / ‖x‖ dx: grad / norm, and 0 at x = 0 (our reading)."""
+    return tl.where(norm == 0, 0.0, grad / tl.where(norm == 0, 1.0, norm))

@@ -1,24 +1,26 @@
-"""CUB-200-2011 with ten captions an image, in the layout AttnGAN reads (baselines_spec 7.1)."""
+"""CUB-200-2011 with ten captions an image, in the layout AttnGAN reads."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from baselines.config import DataConfig
 from baselines.data.files import (
     FileSource,
-    Problem,
     Record,
     first_captions,
     inside,
-    read_lines,
-    read_text,
     require_files,
     require_root,
 )
+from baselines.data.images import Box
 from baselines.data.originals import vocabulary_from_captions_pickle
+from baselines.data.reading import quoted, read_lines, read_text
 from baselines.data.restricted_pickle import load_pickle
-from baselines.data.source import Box, DataError
+from baselines.data.source import DataError, Problem
 
 
 class Cub(FileSource):
@@ -30,12 +32,21 @@ class Cub(FileSource):
             captions; without `text/`, the captions are read back from `captions.pickle`.
         split: "train" or "test".
         captions_per_image: how many of the captions of an image are used; 0 is all.
+        tokens: how captions are split into words; by default as in the originals.
 
     Raises:
         DataError: files are missing (names them) or contradict each other.
     """
 
-    def __init__(self, root: str | Path, split: str, *, captions_per_image: int = 0) -> None:
+    @classmethod
+    def open(cls, data: DataConfig, split: str) -> Cub:
+        """The split of the data set that `data` describes."""
+        captions = data.captions_per_image
+        return cls(data.root, split, captions_per_image=captions, tokens=data.tokens)
+
+    def __init__(
+        self, root: str | Path, split: str, *, captions_per_image: int = 0, tokens: str = "ascii"
+    ) -> None:
         folder = require_root("cub", root, split)
         official = folder / "CUB_200_2011"
         names, boxes = official / "images.txt", official / "bounding_boxes.txt"
@@ -60,9 +71,9 @@ class Cub(FileSource):
                 problems = (*problems, Problem("missing image", key, f"not listed in {names}"))
             elif box is None:
                 problems = (*problems, Problem("bad box", key, f"no box in {boxes}"))
-            texts = first_captions(texts, captions_per_image)
+            texts = first_captions(texts, captions_per_image, tokens)
             records.append(Record(path, key, texts, class_id, box, problems))
-        super().__init__("cub", split, records, captions.notes)
+        super().__init__("cub", split, records, captions.notes, tokens=tokens)
 
 
 class _Captions:
@@ -107,7 +118,8 @@ def _string_list(path: Path, content: Any) -> list[str]:
     keys = [k.decode("latin1") if isinstance(k, bytes) else k for k in _sequence(path, content)]
     for number, key in enumerate(keys):
         if not isinstance(key, str):
-            raise DataError(f"{path}: entry {number} is {key!r}, expected a name")
+            raise DataError(f"{path}: entry {number} is {quoted(key)}, expected a name")
+        inside(path.parent, key, f"{path}, entry {number}")
     return [str(key) for key in keys]
 
 
@@ -118,14 +130,18 @@ def _class_list(path: Path, content: Any, expected: int) -> list[int]:
             f"{path} has {len(classes)} entries, filenames.pickle beside it {expected}: "
             "they are not of the same release"
         )
-    try:
-        return [int(number) for number in classes]
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path} holds something else than class numbers: {error}") from error
+    for number, value in enumerate(classes):
+        if not isinstance(value, (int, np.integer)) or not 0 <= value < 2**31:
+            raise DataError(
+                f"{path} holds something else than class numbers: entry {number} is {quoted(value)}"
+            )
+    return [int(value) for value in classes]
 
 
 def _sequence(path: Path, content: Any) -> list[Any]:
-    if not hasattr(content, "__iter__") or isinstance(content, (str, bytes, dict)):
+    if not isinstance(content, (list, tuple, np.ndarray)) or (
+        isinstance(content, np.ndarray) and content.ndim != 1
+    ):
         raise DataError(f"{path}: expected a list, found {type(content).__name__}")
     return list(content)
 

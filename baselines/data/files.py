@@ -8,22 +8,15 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from baselines.data.source import Box, DataError, box_crop, open_rgb, to_square
+from baselines.data.images import Box, box_crop, decoded_size, open_rgb, to_square
+from baselines.data.reading import quoted
+from baselines.data.source import BaseSource, DataError, Problem, require_split
 from baselines.data.vocabulary import tokenize
 
-SPLITS = ("train", "test")
-
-
-class Problem(NamedTuple):
-    """One thing wrong with one image; `caption` numbers the caption if only that is broken."""
-
-    kind: str
-    key: str
-    detail: str
-    caption: int | None = None
+# The longest path that Linux opens.
+MAX_NAME = 4096
 
 
 class Record(NamedTuple):
@@ -37,31 +30,35 @@ class Record(NamedTuple):
     problems: tuple[Problem, ...] = ()
 
 
-class FileSource:
-    """A `Source` over image files (see baselines.data.source).
+class FileSource(BaseSource):
+    """A `Source` over image files.
 
     Args:
         name: of the data set.
         split: "train" or "test".
         records: one per image.
         notes: what the user should know of how the data were read.
+        tokens: how captions are split into words.
     """
 
     def __init__(
-        self, name: str, split: str, records: Sequence[Record], notes: Sequence[str] = ()
+        self,
+        name: str,
+        split: str,
+        records: Sequence[Record],
+        notes: Sequence[str] = (),
+        *,
+        tokens: str = "ascii",
     ) -> None:
-        self.name, self.split = name, split
+        super().__init__(name, split, tokens=tokens)
         self.records = tuple(records)
         self.notes = tuple(notes)
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.split}, {len(self)} images)"
-
-    def image(self, index: int, size: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """(3, size, size) float32 in [-1, 1]; cropped around the box where there is one.
+    def pixels(self, index: int, size: int, *, rng: torch.Generator | None = None) -> Tensor:
+        """(3, size, size) uint8; cropped around the box where there is one.
 
         Raises:
             DataError: the file cannot be decoded.
@@ -76,7 +73,7 @@ class FileSource:
             ) from error
         if record.box is not None:
             image = box_crop(image, record.box)
-        return to_square(image, size, generator)
+        return to_square(image, size, rng)
 
     def captions(self, index: int) -> tuple[str, ...]:
         """The raw captions of an image."""
@@ -95,7 +92,7 @@ class FileSource:
         record = self.records[index]
         problems = list(record.problems)
         try:
-            width, height = _decode(record.path)
+            width, height = decoded_size(record.path)
         except FileNotFoundError:
             return [*problems, Problem("missing image", record.key, str(record.path))]
         except Exception as error:
@@ -109,23 +106,16 @@ class FileSource:
         return problems
 
 
-def _decode(path: Path) -> tuple[int, int]:
-    """Width and height of an image file after decoding all of it."""
-    if path.exists() and not path.stat().st_size:
-        raise OSError("the file is empty")
-    with Image.open(path) as image:
-        size = image.size
-        # JPEG at an eighth of its size: all of the file is still read, the transforms are saved.
-        image.draft("RGB", (1, 1))
-        image.load()
-    return size
-
-
 def box_fault(box: Box, width: int, height: int) -> str:
-    """What is wrong with a box (x, y, width, height) in an image, or "".
+    """Say what is wrong with a box (x, y, width, height) in an image, or "".
 
     Annotators' boxes reach over the edge a little, and the crop is clipped there; a box that lies
     outside with more than half of its area belongs to another image or another scale.
+
+    >>> box_fault((-2.0, 0.0, 20.0, 20.0), 40, 30)
+    ''
+    >>> box_fault((35.0, 0.0, 20.0, 20.0), 40, 30)
+    'box (35, 0, 20, 20) in an image of 40×30: 75% of it lies outside'
     """
     x, y, box_width, box_height = box
     where = f"box {_numbers(box)} in an image of {width}×{height}"
@@ -144,16 +134,19 @@ def _numbers(values: Iterable[float]) -> str:
     return "(" + ", ".join(f"{value:g}" for value in values) + ")"
 
 
-def first_captions(captions: Sequence[str], limit: int) -> tuple[str, ...]:
-    """The captions up to the `limit`-th that has a word (all of them for 0).
+def first_captions(captions: Sequence[str], limit: int, tokens: str) -> tuple[str, ...]:
+    """Keep the captions up to the `limit`-th that has a word (all of them for 0).
 
     Captions without a word on the way stay, so that the scan names them, but do not count.
+
+    >>> first_captions(["a bird", "?!", "red", "blue"], 2, "ascii")
+    ('a bird', '?!', 'red')
     """
     if limit <= 0 or len(captions) <= limit:
         return tuple(captions)
     usable = 0
     for number, caption in enumerate(captions):
-        usable += bool(tokenize(caption))
+        usable += bool(tokenize(caption, tokens))
         if usable == limit:
             return tuple(captions[: number + 1])
     return tuple(captions)
@@ -165,8 +158,7 @@ def require_root(name: str, root: str | Path, split: str) -> Path:
     Raises:
         DataError: no such folder or no such split.
     """
-    if split not in SPLITS:
-        raise DataError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
+    require_split(split)
     if not str(root):
         raise DataError(f"data.root is empty: {name} needs the folder of the data set there")
     path = Path(root)
@@ -186,35 +178,14 @@ def inside(folder: Path, name: str, where: str) -> Path:
     """`folder / name`.
 
     Raises:
-        DataError: `name` is empty, absolute, or climbs out of `folder`.
+        DataError: `name` is empty, no name of a file, absolute, or climbs out of `folder`.
     """
     for kind in (PurePosixPath, PureWindowsPath):
         path = kind(name)
-        if not name.strip() or path.is_absolute() or path.drive or ".." in path.parts:
+        strange = not name.strip() or len(name) > MAX_NAME or "\0" in name
+        if strange or path.is_absolute() or path.drive or ".." in path.parts:
             raise DataError(
-                f"{where}: file name {name!r} does not lie inside {folder}: "
+                f"{where}: file name {quoted(name)} does not lie inside {folder}: "
                 "give names relative to that folder, without '..'"
             )
     return folder / name
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file without their ends; only line feeds end a line."""
-    # str.splitlines would also cut at U+2028 and U+0085, which captions may contain.
-    return read_text(path).split("\n")
-
-
-def read_text(path: Path) -> str:
-    """The content of a UTF-8 text file.
-
-    Raises:
-        DataError: missing, or not UTF-8 (names the byte).
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 (byte {error.start}: {error.reason}): save it as UTF-8"
-        ) from error

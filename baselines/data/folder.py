@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from baselines.config import DataConfig
 from baselines.data.files import (
-    SPLITS,
     FileSource,
-    Problem,
     Record,
     first_captions,
     inside,
-    read_lines,
     require_root,
 )
-from baselines.data.source import Box, DataError
+from baselines.data.images import Box
+from baselines.data.reading import parse_json, quoted, read_lines
+from baselines.data.source import SPLITS, DataError, Problem
 
 METADATA = "metadata.jsonl"
 _FORM = '{"file_name": "a.png", "text": "a caption" or ["several", "captions"]}'
@@ -40,10 +39,22 @@ class Folder(FileSource):
             (relative paths are also looked for in `root`). Without it, every image whose name
             hashes to a tenth is in the test split: images added later never move the others.
         captions_per_image: how many of the captions of an image are used; 0 is all.
+        tokens: how captions are split into words; nothing of them is lost by default.
 
     Raises:
         DataError: names the file, the lines and the remedy.
     """
+
+    @classmethod
+    def open(cls, data: DataConfig, split: str) -> Folder:
+        """The split of the data set that `data` describes."""
+        return cls(
+            data.root,
+            split,
+            split_file=data.split_file,
+            captions_per_image=data.captions_per_image,
+            tokens=data.tokens,
+        )
 
     def __init__(
         self,
@@ -52,6 +63,7 @@ class Folder(FileSource):
         *,
         split_file: str | Path = "",
         captions_per_image: int = 0,
+        tokens: str = "unicode",
     ) -> None:
         base = require_root("folder", root, split)
         notes: tuple[str, ...] = ()
@@ -73,14 +85,14 @@ class Folder(FileSource):
             Record(
                 folder / row.name,
                 row.name,
-                first_captions(row.captions, captions_per_image),
+                first_captions(row.captions, captions_per_image, tokens),
                 classes[row.label] if row.label else len(classes) + number,
                 row.box,
                 () if row.captions else (Problem("missing captions", row.name, row.where),),
             )
             for number, row in enumerate(rows)
         ]
-        super().__init__("folder", split, records, notes)
+        super().__init__("folder", split, records, notes, tokens=tokens)
 
 
 class _Row(NamedTuple):
@@ -152,8 +164,8 @@ def _read(path: Path) -> list[_Row]:
             continue
         where = f"{path}, line {number}"
         try:
-            rows.append(_row(where, path.parent, json.loads(line)))
-        except (DataError, json.JSONDecodeError) as error:
+            rows.append(_row(where, path.parent, parse_json(line)))
+        except DataError as error:
             faults.append(f"  line {number}: {error}")
     if faults:
         more = [f"  … and {len(faults) - 20} more"] if len(faults) > 20 else []
@@ -171,16 +183,18 @@ def _row(where: str, folder: Path, content: Any) -> _Row:
         raise DataError(f"{type(content).__name__} instead of an object")
     name, text = content.get("file_name"), content.get("text")
     if not isinstance(name, str):
-        raise DataError(f'"file_name" is {name!r}, expected a string')
+        raise DataError(f'"file_name" is {quoted(name)}, expected a string')
     inside(folder, name, '"file_name"')
     captions = [text] if isinstance(text, str) else text
     if captions is None:
         captions = []
     if not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
-        raise DataError(f'"text" of {name} is {text!r}, expected a string or a list of strings')
+        raise DataError(
+            f'"text" of {name} is {quoted(text)}, expected a string or a list of strings'
+        )
     label = content.get("class", "")
     if not isinstance(label, (str, int)):
-        raise DataError(f'"class" of {name} is {label!r}, expected a name or a number')
+        raise DataError(f'"class" of {name} is {quoted(label)}, expected a name or a number')
     return _Row(where, name, tuple(captions), str(label), _box(name, content.get("bbox")))
 
 
@@ -191,6 +205,9 @@ def _box(name: str, value: Any) -> Box | None:
         isinstance(number, (int, float)) and not isinstance(number, bool) for number in value
     )
     if not numbers or len(value) != 4:
-        raise DataError(f'"bbox" of {name} is {value!r}, expected [x, y, width, height]')
-    x, y, width, height = map(float, value)
+        raise DataError(f'"bbox" of {name} is {quoted(value)}, expected [x, y, width, height]')
+    try:
+        x, y, width, height = map(float, value)
+    except OverflowError as error:
+        raise DataError(f'"bbox" of {name} is {quoted(value)}: too large') from error
     return x, y, width, height

@@ -94,8 +94,12 @@ class Collate:
         )
 
 
-def seeded_generator(*numbers: int) -> torch.Generator:
-    """A generator whose stream depends on all the `numbers` and nothing else."""
+def seeded_rng(*numbers: int) -> torch.Generator:
+    """Seed a random stream with all the `numbers` and nothing else.
+
+    >>> int(torch.randint(100, (), generator=seeded_rng(3, 1)))
+    61
+    """
     digest = hashlib.blake2b(",".join(map(str, numbers)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
@@ -105,7 +109,7 @@ class TrainingView(Dataset[Item]):
 
     The choice of the caption, the thinning of an over-long one to a random subset of
     `max_words` words in order (as the originals do), the crop and the flip are drawn from a
-    generator seeded with (seed, position) alone. A caption without a word gives way to the next.
+    stream seeded with (seed, position) alone. A caption without a word gives way to the next.
 
     Raises:
         DataError: no caption of the image has a word of the vocabulary.
@@ -123,18 +127,18 @@ class TrainingView(Dataset[Item]):
 
     def __getitem__(self, place: tuple[int, int]) -> Item:
         index, position = place
-        generator = seeded_generator(self.seed, position)
-        caption_index, ids = self._draw_caption(index, generator)
+        rng = seeded_rng(self.seed, position)
+        caption_index, ids = self._draw_caption(index, rng)
         if len(ids) > self.max_words:
-            order = torch.randperm(len(ids), generator=generator)[: self.max_words]
+            order = torch.randperm(len(ids), generator=rng)[: self.max_words]
             ids = [ids[number] for number in order.sort().values.tolist()]
-        image = self.source.image(index, self.size, generator=generator)
+        image = self.source.image(index, self.size, rng=rng)
         return Item(image, ids, self.source.class_id(index), self.source.key(index), caption_index)
 
-    def _draw_caption(self, index: int, generator: torch.Generator) -> tuple[int, list[int]]:
+    def _draw_caption(self, index: int, rng: torch.Generator) -> tuple[int, list[int]]:
         captions = self.source.captions(index)
         if captions:
-            first = int(torch.randint(len(captions), (), generator=generator))
+            first = int(torch.randint(len(captions), (), generator=rng))
             for offset in range(len(captions)):
                 number = (first + offset) % len(captions)
                 ids = self.vocabulary.encode(captions[number])
@@ -220,8 +224,8 @@ class PositionSampler(Sampler[tuple[int, int]]):
             if position // self.length != epoch:
                 epoch = position // self.length
                 # No position is negative: this stream is shared with no item.
-                generator = seeded_generator(self.seed, -1 - epoch)
-                order = torch.randperm(self.length, generator=generator)
+                rng = seeded_rng(self.seed, -1 - epoch)
+                order = torch.randperm(self.length, generator=rng)
             yield int(order[position % self.length]), position
 
 
@@ -281,9 +285,12 @@ def evaluation_loader(
 
 
 def pyramid(images: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
-    """The images at every size of `sizes`, smallest first: (B, 3, s, s) each.
+    """Reduce images to every size of `sizes`, smallest first: (B, 3, s, s) each.
 
     The largest is `images` itself, the others are antialiased bilinear reductions of it.
+
+    >>> [tuple(level.shape) for level in pyramid(torch.zeros(2, 3, 32, 32), (16, 32))]
+    [(2, 3, 16, 16), (2, 3, 32, 32)]
 
     Raises:
         ValueError: `sizes` is not ascending or does not end with the side of `images`.

@@ -2,69 +2,97 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
 
 from baselines.config import DataConfig
-from baselines.data.files import SPLITS
-from baselines.data.scenes import Scenes
-from baselines.data.source import DataError, Source
-from baselines.data.vocabulary import Vocabulary
+from baselines.data.source import DataError, Source, require_split
 
-NAMES = ("scenes", "cub", "coco", "folder")
+if TYPE_CHECKING:
+    from baselines.data.vocabulary import Vocabulary
+
+_log = logging.getLogger(__name__)
+
+
+class SourceEntry(NamedTuple):
+    """One line of the list of data sets.
+
+    place: "module:class"; the class has `open(data: DataConfig, split: str) -> Source`. It is
+    imported only when it is wanted: one data set must not fail for want of another's needs.
+    summary: what `--help` and README say of it. tokens: how its captions are split into words
+    unless `data.tokens` says so.
+    """
+
+    place: str
+    summary: str
+    tokens: str = "ascii"
+
+    def open(self, data: DataConfig, split: str) -> Source:
+        """The split of the data set."""
+        if data.tokens == "auto":
+            data = dataclasses.replace(data, tokens=self.tokens)
+        module, _, name = self.place.partition(":")
+        source: Source = getattr(import_module(module), name).open(data, split)
+        return source
+
+
+def find_source(name: str) -> SourceEntry:
+    """The entry of a data set.
+
+    Raises:
+        DataError: there is none of this name; says which there are and which is nearest.
+    """
+    # The list lies in the package, which imports this module.
+    from baselines.data import SOURCES
+
+    if name not in SOURCES:
+        near = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0.4)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"data.name is {name!r}: expected {', '.join(SOURCES)}{hint}")
+    return SOURCES[name]
 
 
 def open_source(data: DataConfig, split: str) -> Source:
-    """The images and captions that `data` describes; split is "train" or "test".
+    """Open the images and captions that `data` describes; split is "train" or "test".
+
+    >>> open_source(DataConfig(name="scenes", test_images=12), "test")
+    Scenes(test, 12 images)
 
     Raises:
         DataError: unknown name or split, or the files are missing or malformed.
     """
-    if split not in SPLITS:
-        raise DataError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
-    if data.name not in NAMES:
-        near = difflib.get_close_matches(data.name, NAMES, n=1, cutoff=0.4)
-        hint = f", did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"data.name is {data.name!r}: expected {', '.join(NAMES)}{hint}")
-    # Each import only when wanted: one data set must not fail for want of another's needs.
-    if data.name == "scenes":
-        images = data.train_images if split == "train" else data.test_images
-        return Scenes(split, seed=data.seed, images=images, max_objects=data.max_objects)
-    if data.name == "cub":
-        from baselines.data.cub import Cub
-
-        return Cub(data.root, split, captions_per_image=data.captions_per_image)
-    if data.name == "coco":
-        from baselines.data.coco import Coco
-
-        return Coco(data.root, split, captions_per_image=data.captions_per_image)
-    from baselines.data.folder import Folder
-
-    return Folder(
-        data.root,
-        split,
-        split_file=data.split_file,
-        captions_per_image=data.captions_per_image,
-    )
+    require_split(split)
+    return find_source(data.name).open(data, split)
 
 
 def build_vocabulary(source: Source, min_count: int = 1) -> Vocabulary:
-    """The words of the training split that occur at least `min_count` times.
+    """Number the words of the training split.
 
-    A source that draws its captions tells all of its words at once (`vocabulary_captions`).
+    Words of captions must occur at least `min_count` times. A source that can name its words
+    without reading all captions (`Source.vocabulary_captions`, such as the templates of scenes)
+    keeps all of them: how often a word stands in a template says nothing about the data.
 
     Raises:
         DataError: `source` is not the training split: words of the test split would leak.
-        ValueError: no word is left.
+        UserError: no word is left.
     """
+    from baselines.data.vocabulary import Vocabulary
+
     if source.split != "train":
         raise DataError(
             f"the vocabulary is built from the training split, not from {source.split!r}"
         )
-    if isinstance(source, Scenes):
-        # Drawn from templates: the words are known without drawing up every scene.
-        return Vocabulary.build(source.vocabulary_captions(), min_count)
-    drawn = getattr(source, "vocabulary_captions", None)
-    if drawn is not None:
-        return Vocabulary.build(drawn())
+    told = source.vocabulary_captions()
+    if told is not None:
+        if min_count > 1:
+            _log.warning(
+                "data.min_count=%d does not apply to %s, which tells its words without counting",
+                min_count,
+                source.name,
+            )
+        return Vocabulary.build(told, tokens=source.tokens)
     captions = (caption for index in range(len(source)) for caption in source.captions(index))
-    return Vocabulary.build(captions, min_count)
+    return Vocabulary.build(captions, min_count, source.tokens)

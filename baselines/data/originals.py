@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from baselines.data.reading import quoted
 from baselines.data.restricted_pickle import load_pickle
 from baselines.data.source import DataError
 from baselines.data.vocabulary import END, UNKNOWN, Vocabulary
@@ -22,7 +25,7 @@ class OriginalCaptions(NamedTuple):
 
 
 def vocabulary_from_captions_pickle(path: str | Path) -> OriginalCaptions:
-    """Read `captions.pickle`: [train captions, test captions, id→word, word→id] (spec 7.1).
+    """Read `captions.pickle`: [train captions, test captions, id→word, word→id].
 
     The ids stay what they are, so an original text encoder goes on working: `unknown=False`,
     unless the file was written by `save_captions_pickle` from a vocabulary with `<unk>`.
@@ -37,9 +40,17 @@ def vocabulary_from_captions_pickle(path: str | Path) -> OriginalCaptions:
     train, test, words, ids = content
     if not isinstance(words, dict) or not isinstance(ids, dict):
         raise DataError(f"{path} is no captions.pickle: entries 2 and 3 are not dictionaries")
-    if sorted(words) != list(range(len(words))) or words.get(0) != END:
-        raise DataError(f"{path}: id→word must number the words from 0, and 0 must be {END!r}")
-    if ids != {word: number for number, word in words.items()}:
+    for number in range(len(words)):
+        if not isinstance(words.get(number), str):
+            raise DataError(
+                f"{path}: id→word must number the words from 0, but {number} is "
+                f"{quoted(words.get(number, 'missing'))}"
+            )
+    if words.get(0) != END:
+        raise DataError(f"{path}: word 0 must be {END!r}, not {quoted(words.get(0))}")
+    if not all(isinstance(number, int) for number in ids.values()) or (
+        ids != {word: number for number, word in words.items()}
+    ):
         raise DataError(f"{path}: word→id is not the inverse of id→word")
     ordered = [words[number] for number in range(1, len(words))]
     unknown = ordered[:1] == [UNKNOWN]
@@ -54,11 +65,10 @@ def _id_lists(path: str | Path, split: str, captions: Any, size: int) -> list[li
     if not isinstance(captions, (list, tuple)):
         raise DataError(f"{path}: the {split} captions are no list but {type(captions).__name__}")
     for number, caption in enumerate(captions):
-        try:
-            outside = not all(0 <= word < size for word in caption)
-        except TypeError:
-            outside = True
-        if outside:
+        sequence = isinstance(caption, (list, tuple, np.ndarray))
+        if not sequence or not all(
+            isinstance(word, (int, np.integer)) and 0 <= word < size for word in caption
+        ):
             raise DataError(f"{path}: {split} caption {number} is no list of ids below {size}")
     return [[int(word) for word in caption] for caption in captions]
 

@@ -5,32 +5,31 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from baselines.data.files import Problem
-from baselines.data.source import DataError, Source
-from baselines.data.vocabulary import Vocabulary, tokenize
+from baselines.data.source import BaseSource, DataError, Problem, SceneFacts, Source
+from baselines.data.vocabulary import Vocabulary, lost_letters, tokenize
 
 _log = logging.getLogger(__name__)
 _SHOWN = 50
-_DRAWN = 256
 _CHUNK = 64
+Stays = TypeVar("Stays")
 
 
 class BrokenDataError(DataError):
     """A scan found problems; the message names them all, up to 50 of a kind."""
 
 
-class Kept:
+class FilteredSource(BaseSource):
     """A source without some of its images and captions.
 
     Args:
@@ -42,21 +41,20 @@ class Kept:
     def __init__(
         self, source: Source, indices: Sequence[int], dropped: dict[int, set[int]]
     ) -> None:
+        super().__init__(source.name, source.split, tokens=source.tokens)
         self.source, self.indices, self.dropped = source, tuple(indices), dropped
-        self.name, self.split = source.name, source.split
+        self.notes = source.notes
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def image(self, index: int, size: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """See `Source.image`."""
-        return self.source.image(self.indices[index], size, generator=generator)
+    def pixels(self, index: int, size: int, *, rng: torch.Generator | None = None) -> Tensor:
+        """See `Source.pixels`."""
+        return self.source.pixels(self.indices[index], size, rng=rng)
 
     def captions(self, index: int) -> tuple[str, ...]:
         """The captions that stay."""
-        captions = self.source.captions(self.indices[index])
-        gone = self.dropped.get(self.indices[index], ())
-        return tuple(caption for number, caption in enumerate(captions) if number not in gone)
+        return self._staying(index, self.source.captions(self.indices[index]))
 
     def class_id(self, index: int) -> int:
         """See `Source.class_id`."""
@@ -66,18 +64,44 @@ class Kept:
         """See `Source.key`."""
         return self.source.key(self.indices[index])
 
+    @property
+    def scanned(self) -> Sequence[int]:
+        """What stays of the images that the whole source would have looked at."""
+        looked_at = set(self.source.scanned)
+        return [place for place, index in enumerate(self.indices) if index in looked_at]
+
+    def verify(self, index: int) -> list[Problem]:
+        """See `Source.verify`."""
+        return self.source.verify(self.indices[index])
+
+    def vocabulary_captions(self) -> Iterable[str] | None:
+        """See `Source.vocabulary_captions`."""
+        return self.source.vocabulary_captions()
+
+    def scene_facts(self, index: int) -> SceneFacts | None:
+        """The facts of an image, of the captions that stay."""
+        facts = self.source.scene_facts(self.indices[index])
+        return facts and facts._replace(captions=self._staying(index, facts.captions))
+
+    def _staying(self, index: int, captions: Sequence[Stays]) -> tuple[Stays, ...]:
+        gone = self.dropped.get(self.indices[index], ())
+        return tuple(caption for number, caption in enumerate(captions) if number not in gone)
+
 
 @dataclass(frozen=True)
 class ScanReport:
     """What a scan found; `problems` holds (index of the image, problem) in order.
 
-    `captions` counts the usable ones, `unknown` the occurrences of words outside the vocabulary
-    given to the scan, `notes` what the source says about how it was read.
+    captions: how many are usable; words: how many they have together; unknown: occurrences of
+    words outside the vocabulary given to the scan; lost: how often which (word as written, as read)
+    lost letters; notes: what the source says about how it was read.
     """
 
     source: Source
     captions: int
     problems: tuple[tuple[int, Problem], ...] = ()
+    words: int = 0
+    lost: Counter[tuple[str, str]] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
     notes: tuple[str, ...] = ()
 
@@ -101,6 +125,13 @@ class ScanReport:
             lines.append(
                 f"  {len(self.unknown)} words ({self.unknown.total()} occurrences) are not in the "
                 f"vocabulary: {shown}{', …' * (len(self.unknown) > 8)}"
+            )
+        if self.lost:
+            pairs = self.lost.most_common(4)
+            shown = ", ".join(f"{written!r} → {read!r}" for (written, read), _ in pairs)
+            lines.append(
+                f"  {len(self.lost)} words ({self.lost.total()} occurrences) lose letters outside "
+                f"ASCII: {shown}{', …' * (len(self.lost) > 4)}; data.tokens=unicode keeps them"
             )
         lines += [f"  {count} × {kind}" for kind, count in self.counts.items()]
         return "\n".join(lines)
@@ -165,13 +196,16 @@ class ScanReport:
             sum(len(numbers) for index, numbers in dropped.items() if index not in gone),
             self.details(_SHOWN),
         )
-        return Kept(self.source, kept, dropped)
+        return FilteredSource(self.source, kept, dropped)
 
 
-class _Finding(NamedTuple):
+@dataclass
+class _Finding:
     problems: list[Problem]
-    captions: int
-    unknown: list[str]
+    captions: int = 0
+    words: int = 0
+    unknown: list[str] = field(default_factory=list)
+    lost: list[tuple[str, str]] = field(default_factory=list)
 
 
 def scan(
@@ -183,44 +217,45 @@ def scan(
 ) -> ScanReport:
     """Check every image file, box, caption and key of a source.
 
-    Images are decoded to the last byte, by `workers` threads (default: one per CPU). A source
-    without files has no `verify`; its captions are checked all the same, the first ones only where
-    it draws them (`vocabulary_captions`). With a vocabulary the words outside it are counted. A
-    progress bar is drawn on terminals unless `progress` is False. The summary is logged.
+    Images are decoded to the last byte, by `workers` threads (default: one per CPU); a source may
+    choose which it has looked at (`Source.scanned`). With a vocabulary the words outside it are
+    counted. A progress bar is drawn on terminals unless `progress` is False. The summary is logged.
     """
-    notes = tuple(getattr(source, "notes", ()))
-    count = len(source)
-    if hasattr(source, "vocabulary_captions") and count > _DRAWN:
-        notes, count = (*notes, f"drawn on the fly, so only the first {_DRAWN} checked"), _DRAWN
+    indices = source.scanned
     problems: list[tuple[int, Problem]] = []
     unknown: Counter[str] = Counter()
-    captions = 0
+    lost: Counter[tuple[str, str]] = Counter()
+    captions = words = 0
     first_of: dict[str, int] = {}
     with tqdm(
-        total=count,
+        total=len(indices),
         desc=f"scanning {source.name} {source.split}",
         unit="image",
         disable=None if progress else True,
     ) as bar:
-        for index, finding in enumerate(_examine_all(source, vocabulary, count, workers)):
+        findings = _examine_all(source, vocabulary, indices, workers)
+        for index, finding in zip(indices, findings, strict=True):
             first = first_of.setdefault(source.key(index), index)
             if first != index:
                 detail = f"image {index} has the name of image {first}; join their captions"
                 finding.problems.append(Problem("duplicate name", source.key(index), detail))
             problems += [(index, problem) for problem in finding.problems]
             captions += finding.captions
+            words += finding.words
             unknown.update(finding.unknown)
+            lost.update(finding.lost)
             bar.update()
-    report = ScanReport(source, captions, tuple(problems), unknown, notes)
+    report = ScanReport(
+        source, captions, tuple(problems), words, lost=lost, unknown=unknown, notes=source.notes
+    )
     _log.info(report.summary())
     return report
 
 
 def _examine_all(
-    source: Source, vocabulary: Vocabulary | None, count: int, workers: int | None
+    source: Source, vocabulary: Vocabulary | None, indices: Sequence[int], workers: int | None
 ) -> Iterator[_Finding]:
-    starts = range(0, count, _CHUNK)
-    chunks = [range(start, min(start + _CHUNK, count)) for start in starts]
+    chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         for findings in pool.map(partial(_examine_chunk, source, vocabulary), chunks):
             yield from findings
@@ -233,20 +268,22 @@ def _examine_chunk(
 
 
 def _examine(source: Source, vocabulary: Vocabulary | None, index: int) -> _Finding:
-    verify = getattr(source, "verify", None)
-    problems: list[Problem] = list(verify(index)) if verify else []
+    problems = list(source.verify(index))
     key, captions = source.key(index), source.captions(index)
     if not captions and not any("captions" in problem.kind for problem in problems):
         problems.append(Problem("missing captions", key, "the image has no caption"))
-    usable, unknown = 0, []
+    rule = source.tokens if vocabulary is None else vocabulary.tokens
+    finding = _Finding(problems)
     for number, caption in enumerate(captions):
-        tokens = tokenize(caption)
-        usable += bool(tokens)
+        tokens = tokenize(caption, rule)
+        finding.captions += bool(tokens)
+        finding.words += len(tokens)
+        finding.lost += lost_letters(caption, rule)
         if not caption.strip():
             problems.append(Problem("empty caption", key, f"caption {number + 1}", number))
         elif not tokens:
             detail = f"caption {number + 1}, {caption[:60]!r}, has no word"
             problems.append(Problem("caption without words", key, detail, number))
         elif vocabulary is not None:
-            unknown += [token for token in tokens if token not in vocabulary]
-    return _Finding(problems, usable, unknown)
+            finding.unknown += [token for token in tokens if token not in vocabulary]
+    return finding

@@ -102,7 +102,7 @@ class StatedObject:
 
 
 @dataclass(frozen=True)
-class Caption:
+class SceneCaption:
     """A sentence and what it states.
 
     `relations` holds (i, relation, j) with i and j indices of the *scene's* objects, each of which
@@ -165,9 +165,9 @@ class _Draft:
             self.add(item.colour if name == "colour" else item.shape, index)
         return True
 
-    def caption(self) -> Caption:
+    def caption(self) -> SceneCaption:
         objects = self.scene.objects
-        return Caption(
+        return SceneCaption(
             text=" ".join(word for word, _ in self.words),
             objects=tuple(
                 StatedObject(
@@ -180,10 +180,10 @@ class _Draft:
         )
 
 
-def describe(scene: Scene, rng: np.random.Generator, count: int) -> tuple[Caption, ...]:
+def describe(scene: Scene, rng: np.random.Generator, count: int) -> tuple[SceneCaption, ...]:
     """`count` different captions of `scene`, each true and at most 18 words long."""
     kinds = _KINDS[len(scene.objects)]
-    captions: dict[str, Caption] = {}
+    captions: dict[str, SceneCaption] = {}
     while len(captions) < count:
         caption = _write(choose(rng, _pick(kinds, rng.random())), scene, rng)
         if caption is not None:
@@ -212,7 +212,7 @@ def _pick(kinds: Sequence[tuple[tuple[str, ...], float]], at: float) -> tuple[st
     return kinds[-1][0]
 
 
-def _write(template: str, scene: Scene, rng: np.random.Generator) -> Caption | None:
+def _write(template: str, scene: Scene, rng: np.random.Generator) -> SceneCaption | None:
     parts, objects_named = _parse(template)
     order = sorted(range(len(scene.objects)), key=lambda _: rng.random())
     draft = _Draft(scene, order[:objects_named], rng)

@@ -47,7 +47,8 @@ EXTENTS = {
     "heart": (1.0, 0.9142135623730951),
 }
 
-Box = tuple[float, float, float, float]
+# Left, top, right, bottom in shares of the picture's side.
+CornerBox = tuple[float, float, float, float]
 Choice = TypeVar("Choice")
 
 
@@ -67,7 +68,7 @@ class SceneObject:
     shade: float = 0.0
 
     @property
-    def box(self) -> Box:
+    def box(self) -> CornerBox:
         """The tight box (left, top, right, bottom)."""
         (x, y), (width, height) = self.centre, EXTENTS[self.shape]
         width, height = width * self.radius, height * self.radius
@@ -116,7 +117,7 @@ class Scene:
         )
 
     @property
-    def boxes(self) -> tuple[Box, ...]:
+    def boxes(self) -> tuple[CornerBox, ...]:
         """The tight box of every object."""
         return tuple(item.box for item in self.objects)
 

@@ -35,7 +35,7 @@ _STAR_NOTCH = 0.46
 _FIFTH = math.tau / 5
 
 
-def draw(scene: Scene, size: int) -> NDArray[np.uint8]:
+def draw_scene(scene: Scene, size: int) -> NDArray[np.uint8]:
     """The picture of `scene`, (size, size, 3) in 0..255, row 0 at the top."""
     at = (np.arange(size) + 0.5) / size
     canvas = _background(scene.background, at)

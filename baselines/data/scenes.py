@@ -8,18 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from baselines.config import DataConfig
 from baselines.data import scene_captions
-from baselines.data.scene_captions import Caption
+from baselines.data.scene_captions import SceneCaption
 from baselines.data.scene_content import BACKGROUNDS, Scene, sample_scene
-from baselines.data.scene_drawing import draw
+from baselines.data.scene_drawing import draw_scene
+from baselines.data.source import SPLITS, BaseSource, SceneFacts
 from baselines.errors import UserError
 
-SPLITS = ("train", "test")
 CAPTIONS = 10
 SMALLEST = 16
+SCANNED = 256
 
 
-class Scenes:
+class Scenes(BaseSource):
     """Scenes of 1 to `max_objects` coloured shapes, ten captions each.
 
     Everything about item `index` follows from (seed, split, index) alone, on every platform and for
@@ -32,9 +34,23 @@ class Scenes:
         images: how many scenes there are; the first ones are the same whatever the number.
         max_objects: 1, 2 or 3. 1 is the easy variant: single objects whose place is what matters.
         backgrounds: kinds of background to draw from, see `scene_content.BACKGROUNDS`.
+        tokens: how captions are split into words; theirs are ASCII.
+
+    >>> Scenes("train", seed=7, max_objects=1).captions(0)[0]
+    'a small cyan cross on the right side'
     """
 
-    name = "scenes"
+    @classmethod
+    def open(cls, data: DataConfig, split: str) -> Scenes:
+        """The scenes that `data` describes."""
+        images = data.train_images if split == "train" else data.test_images
+        return cls(
+            split,
+            seed=data.seed,
+            images=images,
+            max_objects=data.max_objects,
+            tokens=data.tokens,
+        )
 
     def __init__(
         self,
@@ -44,9 +60,9 @@ class Scenes:
         images: int = 20000,
         max_objects: int = 3,
         backgrounds: Sequence[str] = BACKGROUNDS,
+        tokens: str = "ascii",
     ) -> None:
-        if split not in SPLITS:
-            raise UserError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+        super().__init__("scenes", split, tokens=tokens)
         if seed < 0:
             raise UserError(f"seed is {seed}; expected 0 or more")
         if images < 1:
@@ -58,11 +74,12 @@ class Scenes:
             raise UserError(
                 f"backgrounds is {tuple(backgrounds)!r}; expected some of {', '.join(BACKGROUNDS)}"
             )
-        self.split = split
         self.seed = seed
         self.max_objects = max_objects
         self.backgrounds = tuple(backgrounds)
         self._images = images
+        if images > SCANNED:
+            self.notes = (f"drawn on the fly, so only the first {SCANNED} checked",)
         self._latest: tuple[int, Scene] | None = None
 
     def __len__(self) -> int:
@@ -76,7 +93,7 @@ class Scenes:
         if latest is not None and latest[0] == index:
             return latest[1]
         scene = sample_scene(
-            self._generator(index, stream=0),
+            self._rng(index, stream=0),
             max_objects=self.max_objects,
             backgrounds=self.backgrounds,
             test=self.split == "test",
@@ -84,20 +101,19 @@ class Scenes:
         self._latest = (index, scene)
         return scene
 
-    def image(self, index: int, size: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """The picture, (3, size, size) float32 in [-1, 1] on 256 levels; size is at least 16.
+    def pixels(self, index: int, size: int, *, rng: torch.Generator | None = None) -> Tensor:
+        """The picture, (3, size, size) uint8; size is at least 16.
 
-        There is no augmentation, with or without `generator`: a flip would turn "left of" into a
-        lie, and every scene is drawn anew anyway.
+        There is no augmentation, with or without `rng`: a flip would turn "left of" into a lie,
+        and every scene is drawn anew anyway.
         """
         if size < SMALLEST:
             raise UserError(f"size is {size}; scenes are drawn at {SMALLEST} pixels and more")
-        pixels = torch.from_numpy(draw(self.scene(index), size))
-        return pixels.permute(2, 0, 1).to(torch.float32).div_(127.5).sub_(1).contiguous()
+        return torch.from_numpy(draw_scene(self.scene(index), size)).permute(2, 0, 1).contiguous()
 
-    def described(self, index: int) -> tuple[Caption, ...]:
+    def described(self, index: int) -> tuple[SceneCaption, ...]:
         """The ten captions with what each states."""
-        rng = self._generator(index, stream=1)
+        rng = self._rng(index, stream=1)
         return scene_captions.describe(self.scene(index), rng, CAPTIONS)
 
     def captions(self, index: int) -> tuple[str, ...]:
@@ -112,12 +128,21 @@ class Scenes:
         """A name for files, unique over splits and seeds."""
         return f"scenes-{self.split}-{self.seed}-{index:06d}"
 
+    @property
+    def scanned(self) -> Sequence[int]:
+        """The first scenes: there is no file that could be broken."""
+        return range(min(SCANNED, len(self)))
+
     @staticmethod
     def vocabulary_captions() -> Iterator[str]:
-        """Sentences with every word of every caption, to build a vocabulary from at once."""
+        """Sentences with every word of every caption: its templates know them all."""
         return scene_captions.vocabulary_captions()
 
-    def _generator(self, index: int, *, stream: int) -> np.random.Generator:
+    def scene_facts(self, index: int) -> SceneFacts:
+        """What the ten captions state, and the box of every object."""
+        return SceneFacts(self.described(index), self.scene(index).boxes)
+
+    def _rng(self, index: int, *, stream: int) -> np.random.Generator:
         entropy = [self.seed, SPLITS.index(self.split), index]
         seeds = np.random.SeedSequence(entropy, spawn_key=(stream,))
         return np.random.Generator(np.random.PCG64(seeds))

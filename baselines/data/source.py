@@ -1,107 +1,184 @@
-"""What a data set offers, and how a picture becomes a training or evaluation image."""
+"""The contract of a data set: captioned images of one split."""
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
-from typing import Protocol, runtime_checkable
-
-import torch
-from PIL import Image
-from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from baselines.errors import UserError
 
-Box = tuple[float, float, float, float]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from baselines.data.scene_captions import SceneCaption
+    from baselines.data.scene_content import CornerBox
+
+SPLITS = ("train", "test")
 
 
 class DataError(UserError):
     """A data set cannot be used; the message names the file and the remedy."""
 
 
+class Problem(NamedTuple):
+    """One thing wrong with one image; `caption` numbers the caption if only that is broken."""
+
+    kind: str
+    key: str
+    detail: str
+    caption: int | None = None
+
+
+class SceneFacts(NamedTuple):
+    """What is known of an image beyond its pixels.
+
+    captions: what each caption states, in their order; boxes: of the objects they number, in
+    shares of the image's side.
+    """
+
+    captions: tuple[SceneCaption, ...]
+    boxes: tuple[CornerBox, ...]
+
+
 @runtime_checkable
 class Source(Protocol):
-    """Captioned images of one split."""
+    """Captioned images of one split, by index.
+
+    Derive from `BaseSource`, which answers everything but `__len__`, `pixels`, `captions` and
+    `key`. An instance is copied to worker processes, so it must pickle, and what it returns for an
+    image must not depend on what was read before.
+    """
 
     name: str
     split: str
+    # What people should know of how the data were read, a sentence each.
+    notes: tuple[str, ...]
+    # How its captions are split into words when a vocabulary is built: "ascii" or "unicode".
+    tokens: str
 
     def __len__(self) -> int:
         """Number of images."""
         ...
 
-    def image(self, index: int, size: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """(3, size, size) float32 in [-1, 1].
+    def pixels(self, index: int, size: int, *, rng: torch.Generator | None = None) -> Tensor:
+        """(3, size, size) uint8.
 
-        With a generator the training augmentation is drawn from it alone; without one the
-        transform is the deterministic one of evaluation.
+        With `rng` the training augmentation is drawn from it alone; without, the transform is the
+        deterministic one of evaluation.
+
+        Raises:
+            DataError: the image cannot be read; names it.
         """
+        ...
+
+    def image(self, index: int, size: int, *, rng: torch.Generator | None = None) -> Tensor:
+        """The same pixels as (3, size, size) float32 in [-1, 1]."""
         ...
 
     def captions(self, index: int) -> tuple[str, ...]:
         """The raw captions of an image, one or more."""
         ...
 
+    def key(self, index: int) -> str:
+        """Unique in the data set; a file name once "/" is replaced."""
+        ...
+
     def class_id(self, index: int) -> int:
         """Images of equal class id are never each other's negative."""
         ...
 
-    def key(self, index: int) -> str:
-        """Unique; a file name once "/" is replaced."""
+    @property
+    def scanned(self) -> Sequence[int]:
+        """The images that a scan looks at before training; a note says so if it is not all."""
+        ...
+
+    def verify(self, index: int) -> list[Problem]:
+        """Everything wrong with an image and what belongs to it, but for its captions' words."""
+        ...
+
+    def vocabulary_captions(self) -> Iterable[str] | None:
+        """Sentences with every word a caption can have, where they can be told without reading all.
+
+        Their word counts mean nothing. None: the words are those of all captions.
+        """
+        ...
+
+    def scene_facts(self, index: int) -> SceneFacts | None:
+        """What captions state and where objects are; None for every image where it is not known."""
         ...
 
 
-def open_rgb(path: str | Path) -> Image.Image:
-    """Decode a whole image file as RGB; its EXIF orientation is ignored, as in the originals.
+def require_split(split: str) -> None:
+    """Refuse a split that no data set has.
 
     Raises:
-        OSError: the file is missing, truncated or no image.
+        DataError: names the splits.
     """
-    with Image.open(path) as image:
-        if image.mode.startswith("I"):
-            # Pillow clips 16-bit grey at 255 instead of scaling it.
-            return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
-        if image.mode == "P":
-            image = image.convert("RGBA")
-        return image.convert("RGB")
+    if split not in SPLITS:
+        raise DataError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
 
 
-def box_crop(image: Image.Image, box: Box) -> Image.Image:
-    """The square-ish crop around a bounding box (x, y, width, height; baselines_spec 7.3).
+def to_floats(pixels: Tensor) -> Tensor:
+    """Map uint8 in 0..255 to float32 in [-1, 1], with the same bits on every device.
 
-    Half its side is ⌊0.75 · max(width, height)⌋; the crop is clipped to the image.
+    >>> to_floats(torch.tensor([0, 51, 255], dtype=torch.uint8))
+    tensor([-1.0000, -0.6000,  1.0000])
     """
-    x, y, width, height = box
-    radius = max(1, math.floor(max(width, height) * 0.75))
-    centre_x, centre_y = math.floor((2 * x + width) / 2), math.floor((2 * y + height) / 2)
-    return image.crop(
-        (
-            max(0, centre_x - radius),
-            max(0, centre_y - radius),
-            min(image.width, centre_x + radius),
-            min(image.height, centre_y + radius),
-        )
-    )
+    # CUDA divides by a number through its reciprocal, but by a tensor as IEEE 754 says.
+    half = torch.tensor(127.5, device=pixels.device)
+    return pixels.to(torch.float32).div_(half).sub_(1.0)
 
 
-def to_square(image: Image.Image, size: int, generator: torch.Generator | None) -> Tensor:
-    """Resize the shorter side to ⌊size · 76/64⌋, crop a square, and flip while training.
+class BaseSource:
+    """What a `Source` answers unless it knows better.
 
-    With a generator the crop is uniform and the flip has probability ½, drawn in the order top,
-    left, flip; without one it is the centre, unflipped. Returns (3, size, size) in [-1, 1].
+    Args:
+        name: of the data set.
+        split: "train" or "test".
+        tokens: how its captions are split into words, see `vocabulary.tokenize`.
+
+    Raises:
+        DataError: there is no such split.
     """
-    resized = transforms.resize(image, [size * 76 // 64])
-    slack_y, slack_x = resized.height - size, resized.width - size
-    if generator is None:
-        top, left, flip = slack_y // 2, slack_x // 2, False
-    else:
-        top, left, side = (
-            int(torch.randint(choices, (), generator=generator))
-            for choices in (slack_y + 1, slack_x + 1, 2)
-        )
-        flip = side == 1
-    square = transforms.crop(resized, top, left, size, size)
-    if flip:
-        square = transforms.horizontal_flip(square)
-    return transforms.pil_to_tensor(square).float().div_(127.5).sub_(1.0)
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, name: str, split: str, *, tokens: str = "ascii") -> None:
+        require_split(split)
+        self.name, self.split, self.tokens = name, split, tokens
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.split}, {len(self)} images)"
+
+    def pixels(self, index: int, size: int, *, rng: torch.Generator | None = None) -> Tensor:
+        """What a source must say itself; see `Source.pixels`."""
+        raise NotImplementedError
+
+    def image(self, index: int, size: int, *, rng: torch.Generator | None = None) -> Tensor:
+        """The same pixels as (3, size, size) float32 in [-1, 1]."""
+        return to_floats(self.pixels(index, size, rng=rng))
+
+    def class_id(self, index: int) -> int:
+        """Every image is a class of its own."""
+        return index
+
+    @property
+    def scanned(self) -> Sequence[int]:
+        """All images."""
+        return range(len(self))
+
+    def verify(self, index: int) -> list[Problem]:
+        """Nothing to find wrong."""
+        return []
+
+    def vocabulary_captions(self) -> Iterable[str] | None:
+        """None: the words are those of all captions."""
+        return None
+
+    def scene_facts(self, index: int) -> SceneFacts | None:
+        """None: nothing is known of what the images show."""
+        return None

@@ -1,10 +1,12 @@
-"""Words and their numbers: the tokeniser of AttnGAN and a vocabulary that can be compared."""
+"""Words and their numbers: how captions are split, and a vocabulary that can be compared."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,12 +14,14 @@ from typing import Any
 
 from nltk.tokenize import RegexpTokenizer
 
+from baselines.data.reading import parse_json, quoted, read_text
 from baselines.errors import UserError
 
 PAD = "<pad>"
 UNKNOWN = "<unk>"
 END = "<end>"
 _FORMAT = "alr-layers vocabulary 1"
+TOKENS = ("ascii", "unicode")
 _WORDS = RegexpTokenizer(r"\w+")
 
 
@@ -25,15 +29,47 @@ class VocabularyMismatchError(UserError):
     """Two parts of a run number their words differently."""
 
 
-def tokenize(text: str) -> list[str]:
-    r"""The words of a caption as AttnGAN takes them (baselines_spec 7.2).
+def tokenize(text: str, tokens: str = "ascii") -> list[str]:
+    r"""Split a caption into words.
 
     A pair of U+FFFD (what is left of a mangled space) becomes a space; lower case; maximal runs
-    of `\w`; characters outside ASCII are dropped inside each run, and runs left empty are dropped.
+    of `\w`. What happens to letters outside ASCII is the choice of `tokens`:
+
+    - "ascii", the rule of AttnGAN: they are dropped inside each run, and runs left empty are
+      dropped;
+    - "unicode": they stay. The text is composed first (NFC), and combining marks belong to their
+      word. Scripts that put no spaces between words give a run as one word.
+
+    >>> tokenize("A small, grey-winged bird.")
+    ['a', 'small', 'grey', 'winged', 'bird']
+    >>> tokenize("ein schöner Vogel"), tokenize("ein schöner Vogel", "unicode")
+    (['ein', 'schner', 'vogel'], ['ein', 'schöner', 'vogel'])
     """
-    runs = _WORDS.tokenize(text.replace("\ufffd\ufffd", " ").lower())
-    ascii_runs = (run.encode("ascii", "ignore").decode("ascii") for run in runs)
+    text = text.replace("\ufffd\ufffd", " ").lower()
+    if tokens == "unicode" and not text.isascii():
+        composed = unicodedata.normalize("NFC", text)
+        runs = itertools.groupby(composed, key=_belongs_to_word)
+        return ["".join(run) for inside, run in runs if inside]
+    ascii_runs = (run.encode("ascii", "ignore").decode("ascii") for run in _WORDS.tokenize(text))
     return [run for run in ascii_runs if run]
+
+
+def _belongs_to_word(character: str) -> bool:
+    word = character.isalnum() or character == "_"
+    return word or unicodedata.category(character).startswith("M")
+
+
+def lost_letters(text: str, tokens: str) -> list[tuple[str, str]]:
+    """Pairs (as written, as read) of the words that lose letters under `tokens`.
+
+    >>> lost_letters("ein schöner Vogel", "ascii")
+    [('schöner', 'schner')]
+    """
+    if tokens == "unicode" or text.isascii():
+        return []
+    written = tokenize(text, "unicode")
+    read = ("".join(tokenize(word, tokens)) for word in written)
+    return [pair for pair in zip(written, read, strict=True) if pair[0] != pair[1]]
 
 
 class Vocabulary:
@@ -45,31 +81,44 @@ class Vocabulary:
             outside the vocabulary becomes `<unk>`. With False (converted from an original
             `captions.pickle`), id 0 is `<end>` and pads as well, `words` follow from 1, and a
             word outside the vocabulary is dropped, as the originals do.
+        tokens: how captions are split into words, see `tokenize`.
+
+    >>> vocabulary = Vocabulary.build(["a red bird", "a bird"])
+    >>> vocabulary.words
+    ('<pad>', '<unk>', 'a', 'bird', 'red')
+    >>> vocabulary.encode("A red fox!")
+    [2, 4, 1]
 
     Raises:
         UserError: a word occurs twice, is empty or is one of the special words.
     """
 
-    def __init__(self, words: Sequence[str], *, unknown: bool = True) -> None:
-        self.unknown = unknown
+    def __init__(
+        self, words: Sequence[str], *, unknown: bool = True, tokens: str = "ascii"
+    ) -> None:
+        if tokens not in TOKENS:
+            raise UserError(f"tokens is {tokens!r}: expected one of {', '.join(TOKENS)}")
+        self.unknown, self.tokens = unknown, tokens
         specials = (PAD, UNKNOWN) if unknown else (END,)
         self.words = specials + tuple(words)
         self._ids: dict[str, int] = {}
         for number, word in enumerate(self.words):
             if not isinstance(word, str) or not word:
                 raise UserError(
-                    f"word {number} of the vocabulary is {word!r}: expected a non-empty string"
+                    f"word {number} of the vocabulary is {quoted(word)}: expected a non-empty word"
                 )
             if word in self._ids:
                 raise UserError(
-                    f"the word {word!r} has the ids {self._ids[word]} and {number}: "
+                    f"the word {quoted(word)} has the ids {self._ids[word]} and {number}: "
                     "list every word once and leave out the special words " + ", ".join(specials)
                 )
             self._ids[word] = number
         self._specials = frozenset(specials)
 
     @classmethod
-    def build(cls, captions: Iterable[str], min_count: int = 1) -> Vocabulary:
+    def build(
+        cls, captions: Iterable[str], min_count: int = 1, tokens: str = "ascii"
+    ) -> Vocabulary:
         """The words that occur at least `min_count` times, most frequent first, then a to z.
 
         Raises:
@@ -79,14 +128,14 @@ class Vocabulary:
             raise UserError(f"min_count is {min_count}: expected 1 or more")
         counts: Counter[str] = Counter()
         for caption in captions:
-            counts.update(tokenize(caption))
+            counts.update(tokenize(caption, tokens))
         kept = [word for word, count in counts.items() if count >= min_count]
         if not kept:
             raise UserError(
                 f"no word occurs {min_count} times or more among {len(counts)} different words: "
                 "check that the training split has captions, or lower data.min_count"
             )
-        return cls(sorted(kept, key=lambda word: (-counts[word], word)))
+        return cls(sorted(kept, key=lambda word: (-counts[word], word)), tokens=tokens)
 
     def __len__(self) -> int:
         return len(self.words)
@@ -103,16 +152,20 @@ class Vocabulary:
     def __repr__(self) -> str:
         return f"Vocabulary({len(self)} ids, unknown={self.unknown}, {self.fingerprint})"
 
+    def split(self, text: str) -> list[str]:
+        """The words of `text`, known or not."""
+        return tokenize(text, self.tokens)
+
     def encode(self, text: str) -> list[int]:
         """The ids of the words of `text`, in order; empty if nothing of it is a word."""
-        tokens = tokenize(text)
+        words = self.split(text)
         if self.unknown:
-            return [self._ids.get(token, 1) for token in tokens]
-        return [self._ids[token] for token in tokens if token in self]
+            return [self._ids.get(word, 1) for word in words]
+        return [self._ids[word] for word in words if word in self]
 
     def unknown_words(self, text: str) -> list[str]:
         """The words of `text` outside the vocabulary, each once, in order."""
-        return list(dict.fromkeys(token for token in tokenize(text) if token not in self))
+        return list(dict.fromkeys(word for word in self.split(text) if word not in self))
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """The words behind `ids`; padding (0) is left out.
@@ -164,6 +217,7 @@ class Vocabulary:
         return {
             "format": _FORMAT,
             "unknown": self.unknown,
+            "tokens": self.tokens,
             "fingerprint": self.fingerprint,
             "words": list(self.words[len(self._specials) :]),
         }
@@ -180,7 +234,12 @@ class Vocabulary:
         missing = {"unknown", "fingerprint", "words"} - set(content)
         if missing:
             raise UserError(f"not a complete vocabulary: {sorted(missing)} missing")
-        vocabulary = cls(content["words"], unknown=content["unknown"])
+        words = content["words"]
+        if not isinstance(words, (list, tuple)):
+            raise UserError(f"its words are no list but a {type(words).__name__}")
+        # Files written before there was a choice were read by the rule of AttnGAN.
+        tokens = content.get("tokens", "ascii")
+        vocabulary = cls(words, unknown=content["unknown"] is True, tokens=tokens)
         if vocabulary.fingerprint != content["fingerprint"]:
             raise UserError(
                 f"the vocabulary was changed after it was saved: its fingerprint is "
@@ -210,6 +269,6 @@ class Vocabulary:
             UserError: naming the file and what is wrong with it.
         """
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (UserError, ValueError, TypeError) as error:
+            return cls.from_dict(parse_json(read_text(Path(path))))
+        except UserError as error:
             raise UserError(f"{path} is not a readable vocabulary: {error}") from error

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from baselines.data.loader import seeded_generator
+from baselines.data.loader import seeded_rng
 from baselines.data.source import DataError, Source
 from baselines.data.vocabulary import Vocabulary
 from baselines.metrics.extractors import Extractor, Features
@@ -147,7 +147,7 @@ def draw(
 
 
 def _noise(generator: StackedGenerator, seed: int, row: int) -> tuple[Tensor, Tensor]:
-    stream = seeded_generator(seed, row)
+    stream = seeded_rng(seed, row)
     return (
         torch.randn(generator.noise_dim, generator=stream),
         torch.randn(generator.condition_dim, generator=stream),

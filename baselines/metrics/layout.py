@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from baselines.data.scene_captions import Caption
-from baselines.data.scene_content import Box, SceneObject, relation_of
+from baselines.data.scene_captions import SceneCaption
+from baselines.data.scene_content import CornerBox, SceneObject, relation_of
 from baselines.metrics.scene_parsing import FoundObject, parse_scene
 
 # What a statement is held against: something seen, or the ground truth.
@@ -67,7 +67,7 @@ class LayoutScore:
         return cls(overall, *shares, pictures=len(checks))
 
 
-def check_caption(caption: Caption, seen: Sequence[SeenObject]) -> CaptionCheck:
+def check_caption(caption: SceneCaption, seen: Sequence[SeenObject]) -> CaptionCheck:
     """Hold every statement of `caption` against the objects seen.
 
     The first object of the stated colour and shape is taken for the one meant; `parse_scene` lists
@@ -96,7 +96,7 @@ def check_caption(caption: Caption, seen: Sequence[SeenObject]) -> CaptionCheck:
     )
 
 
-def layout_checks(images: Tensor, captions: Sequence[Caption]) -> list[CaptionCheck]:
+def layout_checks(images: Tensor, captions: Sequence[SceneCaption]) -> list[CaptionCheck]:
     """Parse every picture and hold its caption against it; see `layout_accuracy`."""
     if images.ndim != 4 or len(images) != len(captions):
         raise ValueError(
@@ -109,7 +109,7 @@ def layout_checks(images: Tensor, captions: Sequence[Caption]) -> list[CaptionCh
     ]
 
 
-def layout_accuracy(images: Tensor, captions: Sequence[Caption]) -> LayoutScore:
+def layout_accuracy(images: Tensor, captions: Sequence[SceneCaption]) -> LayoutScore:
     """How much of what captions of `scenes` state is true of pictures, from their pixels alone.
 
     Chance is what true pictures score with the captions of other scenes. With up to three objects
@@ -125,7 +125,7 @@ def layout_accuracy(images: Tensor, captions: Sequence[Caption]) -> LayoutScore:
 
 
 def layout_localisation(
-    layouts: Tensor, word_objects: Sequence[Sequence[int]], boxes: Sequence[Sequence[Box]]
+    layouts: Tensor, word_objects: Sequence[Sequence[int]], boxes: Sequence[Sequence[CornerBox]]
 ) -> float:
     """How much of a word's layout lies on the object it describes, against its average.
 
@@ -136,7 +136,7 @@ def layout_localisation(
 
     Args:
         layouts: (B, T, H, W), not negative: Θ of generated or Θ* of real images.
-        word_objects: per picture `Caption.word_objects`; words beyond T are left out.
+        word_objects: per picture `SceneCaption.word_objects`; words beyond T are left out.
         boxes: per picture the boxes of all its objects, `Scene.boxes`.
 
     Raises:

@@ -15,11 +15,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from baselines.data.loader import seeded_generator
-from baselines.data.scene_captions import Caption
-from baselines.data.scene_content import Box
-from baselines.data.scenes import Scenes
-from baselines.data.source import Source
+from baselines.data.loader import seeded_rng
+from baselines.data.scene_captions import SceneCaption
+from baselines.data.scene_content import CornerBox
+from baselines.data.source import SceneFacts, Source
 from baselines.errors import UserError
 from baselines.metrics.drawing import Pairs, Shown
 from baselines.metrics.extractors import Extractor
@@ -66,22 +65,23 @@ class Setting:
     # Of the real images by extractor: made by the real set, which therefore comes first.
     references: dict[str, Statistics] = field(default_factory=dict)
 
-    _stated: dict[int, tuple[tuple[Caption, ...], tuple[Box, ...]]] = field(default_factory=dict)
+    _facts: dict[int, SceneFacts | None] = field(default_factory=dict)
 
     @property
     def has_scenes(self) -> bool:
         """Whether the source knows what its pictures hold."""
-        return isinstance(self.source, Scenes)
+        return self._facts_of(0) is not None
 
-    def stated(self, row: int) -> tuple[Caption, tuple[Box, ...]]:
-        """What the caption of a pair of `scenes` states, and the boxes of its scene."""
-        assert isinstance(self.source, Scenes)
-        index = int(self.pairs.images[row])
-        if index not in self._stated:
-            scene = self.source.scene(index)
-            self._stated[index] = (self.source.described(index), scene.boxes)
-        captions, boxes = self._stated[index]
-        return captions[int(self.pairs.captions[row])], boxes
+    def stated(self, row: int) -> tuple[SceneCaption, tuple[CornerBox, ...]]:
+        """What the caption of a pair states, and the boxes of its scene."""
+        facts = self._facts_of(int(self.pairs.images[row]))
+        assert facts is not None
+        return facts.captions[int(self.pairs.captions[row])], facts.boxes
+
+    def _facts_of(self, index: int) -> SceneFacts | None:
+        if index not in self._facts:
+            self._facts[index] = self.source.scene_facts(index)
+        return self._facts[index]
 
 
 class Metric(Protocol):
@@ -268,7 +268,7 @@ class LocalisationMetric:
 
 def partners(class_ids: Tensor, seed: int) -> Tensor:
     """For every image another one of another class, from a seeded shuffle; itself if none is."""
-    order = torch.randperm(len(class_ids), generator=seeded_generator(seed, len(class_ids)))
+    order = torch.randperm(len(class_ids), generator=seeded_rng(seed, len(class_ids)))
     classes = class_ids[order].tolist()
     found = torch.arange(len(class_ids))
     for place, own in enumerate(classes):

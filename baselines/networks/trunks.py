@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -32,6 +31,8 @@ class InceptionTrunk(nn.Module):
 
     def __init__(self, input_size: int, pretrained: bool, weights_file: Path | None) -> None:
         super().__init__()
+        import timm  # here and below: it takes a second, which the small trunk need not wait for
+
         if input_size < 75:
             raise UserError(f"{INCEPTION} needs input_size of at least 75, got {input_size}")
         grid = _valid(input_size, 3, 2)  # 1a
@@ -71,6 +72,8 @@ class PyramidTrunk(nn.Module):
         normalise: bool = True,
     ) -> None:
         super().__init__()
+        import timm
+
         overlay = {}
         if weights_file is not None:
             _require_timm_weights(name, weights_file)
@@ -160,6 +163,8 @@ def make_trunk(
         return SmallTrunk(input_size)
     if name == INCEPTION:
         return InceptionTrunk(input_size, pretrained, path)
+    import timm
+
     if not timm.is_model(name):
         raise UserError(
             f"unknown image encoder trunk {name!r}: use {INCEPTION!r}, {SMALL!r} or a timm network "
@@ -184,6 +189,8 @@ def _create(make: Callable[[bool], nn.Module], name: str, *, download: bool) -> 
     try:
         return make(download)
     except OSError as error:
+        import timm
+
         config = timm.get_pretrained_cfg(INCEPTION_TAG if name == INCEPTION else name)
         wanted = Path(config.url or config.hf_hub_id or name).name
         raise UserError(
@@ -204,6 +211,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 def _require_timm_weights(name: str, path: Path) -> None:
     """Refuse a file without all weights of a timm network, which timm itself would leave random."""
+    import timm
+
     with torch.device("meta"):
         expected = timm.create_model(name, num_classes=0).state_dict()
     missing = [

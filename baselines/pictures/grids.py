@@ -24,7 +24,7 @@ from baselines.pictures.sheet import (
     DPI,
     LINE,
     TEXT,
-    Caption,
+    CaptionText,
     Sheet,
     Word,
     save_figure,
@@ -87,7 +87,11 @@ def attempt(draw: Callable[[], object], what: str) -> bool:
 
 
 def captioned_grid(
-    images: Sequence[Tensor] | Tensor, captions: Sequence[Caption], path: Path, *, columns: int = 4
+    images: Sequence[Tensor] | Tensor,
+    captions: Sequence[CaptionText],
+    path: Path,
+    *,
+    columns: int = 4,
 ) -> None:
     """Images (3, H, W) in [-1, 1], each with its caption wrapped below it.
 
@@ -124,9 +128,9 @@ def table(
     path: Path,
     *,
     labels: Sequence[str] | None = None,
-    above: Sequence[Caption] | None = None,
-    below: Sequence[Caption] | None = None,
-    title: Caption = "",
+    above: Sequence[CaptionText] | None = None,
+    below: Sequence[CaptionText] | None = None,
+    title: CaptionText = "",
 ) -> None:
     """Rows of images (3, H, W) in [-1, 1] with labels on the left, captions above and below.
 
@@ -204,7 +208,7 @@ def layout_overlay(image: Tensor, layout: Tensor, side: int, *, highest: float =
 
 
 def overlay_sheet(
-    rows: Sequence[OverlayRow], words: Sequence[str], path: Path, *, title: Caption = ""
+    rows: Sequence[OverlayRow], words: Sequence[str], path: Path, *, title: CaptionText = ""
 ) -> None:
     """For every word, where each source's layout puts it, the sources one below the other.
 

@@ -36,7 +36,7 @@ class Word(NamedTuple):
     mark: str = "plain"
 
 
-Caption = str | Sequence[Word]
+CaptionText = str | Sequence[Word]
 Line = Sequence[tuple[float, Word]]
 
 
@@ -98,7 +98,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     write_atomic(path, lambda file: file.write(buffer.getvalue()))
 
 
-def words_of(caption: Caption) -> list[Word]:
+def words_of(caption: CaptionText) -> list[Word]:
     """The words of a caption, plain ones where it is given as text."""
     if isinstance(caption, str):
         return [Word(text) for text in caption.split()]

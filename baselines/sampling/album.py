@@ -17,8 +17,7 @@ from baselines.pictures.grids import (
     table,
     to_picture,
 )
-from baselines.pictures.sheet import Caption as SetCaption
-from baselines.pictures.sheet import save_picture
+from baselines.pictures.sheet import CaptionText, save_picture
 from baselines.sampling.pipeline import Drawings
 from baselines.sampling.variations import mark_changes, mark_unknown
 
@@ -46,7 +45,7 @@ class Album:
     files: list[Path] = field(default_factory=list)
     pages: list[Path] = field(default_factory=list)
     _slugs: dict[str, str] = field(default_factory=dict)
-    _cells: list[tuple[Tensor, SetCaption]] = field(default_factory=list)
+    _cells: list[tuple[Tensor, CaptionText]] = field(default_factory=list)
     _turned: int = 0
 
     def slug(self, text: str) -> str:
@@ -94,7 +93,7 @@ class Album:
         stages = drawings.images if self.all_stages else drawings.images[-1:]
         return [side_by_side([stage[row] for stage in stages]) for row in rows]
 
-    def paste(self, image: Tensor, caption: SetCaption, columns: int) -> None:
+    def paste(self, image: Tensor, caption: CaptionText, columns: int) -> None:
         """Put an image on the page under way; a full page is written."""
         self._cells.append((image, caption))
         if len(self._cells) >= PAGE - PAGE % columns:
@@ -115,7 +114,7 @@ class Album:
         cells = self.cells(drawings)
         rows = [cells[sample::samples] for sample in range(samples)]
         base, *changed = drawings.captions[::samples]
-        above: list[SetCaption] = [mark_unknown(base)]
+        above: list[CaptionText] = [mark_unknown(base)]
         above += [mark_changes(base.text, caption.text) for caption in changed]
         self.comparison("edit", rows, [f"noise {sample}" for sample in range(samples)], above)
 
@@ -124,8 +123,8 @@ class Album:
         name: str,
         rows: Sequence[Sequence[Tensor]],
         labels: Sequence[str],
-        above: Sequence[SetCaption] | None = None,
-        title: SetCaption = "",
+        above: Sequence[CaptionText] | None = None,
+        title: CaptionText = "",
     ) -> None:
         """One sheet of labelled rows."""
         if self.sheets:

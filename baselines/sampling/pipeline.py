@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from baselines.data.loader import seeded_generator
-from baselines.data.vocabulary import Vocabulary, tokenize
+from baselines.data.loader import seeded_rng
+from baselines.data.vocabulary import Vocabulary
 from baselines.errors import UserError
 from baselines.networks.generator import GeneratorOutput
 from baselines.pictures.grids import to_picture
@@ -26,7 +26,7 @@ class CaptionError(UserError):
 
 
 @dataclass(frozen=True)
-class Caption:
+class EncodedCaption:
     """A caption as the model reads it.
 
     text: as given; ids: of its words, at most `max_words`; words: what stands behind the ids, an
@@ -50,7 +50,7 @@ class Drawings:
     region's distribution over the words of the row's caption, 0 at the rest.
     """
 
-    captions: tuple[Caption, ...]
+    captions: tuple[EncodedCaption, ...]
     samples: tuple[int, ...]
     images: tuple[Tensor, ...]
     layouts: tuple[Tensor, ...]
@@ -167,7 +167,7 @@ class Pipeline:
 
     def stream(
         self,
-        captions: Sequence[Caption],
+        captions: Sequence[EncodedCaption],
         *,
         seed: int = 0,
         samples: int = 1,
@@ -190,7 +190,7 @@ class Pipeline:
 
     def _stream(
         self,
-        captions: Sequence[Caption],
+        captions: Sequence[EncodedCaption],
         seed: int,
         samples: int,
         mean_conditioning: bool,
@@ -204,7 +204,7 @@ class Pipeline:
             output = self.draw(inputs, batch_size)
             yield Drawings(chosen, numbers, output.images, output.layouts)
 
-    def read(self, texts: str | Sequence[str]) -> list[Caption]:
+    def read(self, texts: str | Sequence[str]) -> list[EncodedCaption]:
         """Look every word up; unknown and cut words are logged as warnings, by name.
 
         Raises:
@@ -246,13 +246,13 @@ class Pipeline:
         widths = (self.run.config.model.noise_dim, self.run.config.model.condition_dim)
         drawn = []
         for sample in samples:
-            generator = seeded_generator(seed, sample)
+            generator = seeded_rng(seed, sample)
             drawn.append([torch.randn(width, generator=generator) for width in widths])
         noise, eps = (torch.stack(values) for values in zip(*drawn, strict=True))
         return noise, torch.zeros_like(eps) if mean_conditioning else eps
 
     @torch.inference_mode()
-    def encode(self, captions: Sequence[Caption], noise: Tensor, eps: Tensor) -> Inputs:
+    def encode(self, captions: Sequence[EncodedCaption], noise: Tensor, eps: Tensor) -> Inputs:
         """Inputs of the generator for one caption per row of `noise`."""
         ids = torch.zeros(len(captions), self._max_words, dtype=torch.int64)
         lengths = torch.tensor([len(caption.ids) for caption in captions])
@@ -317,11 +317,11 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
-def read_caption(text: str, vocabulary: Vocabulary, max_words: int) -> Caption:
+def read_caption(text: str, vocabulary: Vocabulary, max_words: int) -> EncodedCaption:
     """Tokenise `text` as training did and keep its first `max_words` words."""
-    ids, tokens = vocabulary.encode(text), tokenize(text)
+    ids, tokens = vocabulary.encode(text), vocabulary.split(text)
     words = tokens if vocabulary.unknown else [token for token in tokens if token in vocabulary]
-    return Caption(
+    return EncodedCaption(
         text=text,
         ids=tuple(ids[:max_words]),
         words=tuple(words[:max_words]),
@@ -337,7 +337,9 @@ def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     )
 
 
-def _chunks(rows: Iterator[tuple[Caption, int]], size: int) -> Iterator[list[tuple[Caption, int]]]:
+def _chunks(
+    rows: Iterator[tuple[EncodedCaption, int]], size: int
+) -> Iterator[list[tuple[EncodedCaption, int]]]:
     chunk = []
     for row in rows:
         chunk.append(row)

@@ -10,7 +10,7 @@ from torch import Tensor
 from baselines.data.vocabulary import tokenize
 from baselines.errors import UserError
 from baselines.pictures.sheet import Word
-from baselines.sampling.pipeline import Caption, Inputs
+from baselines.sampling.pipeline import EncodedCaption, Inputs
 
 
 def mark_changes(base: str, changed: str) -> list[Word]:
@@ -30,11 +30,11 @@ def mark_changes(base: str, changed: str) -> list[Word]:
     return marked
 
 
-def mark_unknown(caption: Caption) -> list[Word]:
+def mark_unknown(caption: EncodedCaption) -> list[Word]:
     """The words of a caption, struck out where the run does not know them."""
     unknown = set(caption.unknown)
     return [
-        Word(word, "gone" if unknown.intersection(tokenize(word)) else "plain")
+        Word(word, "gone" if unknown.intersection(_readings(word)) else "plain")
         for word in caption.text.split()
     ]
 
@@ -77,8 +77,13 @@ def caption_path(first: Inputs, second: Inputs, steps: int) -> Inputs:
     )
 
 
+def _readings(word: str) -> list[str]:
+    """What a vocabulary may have made of a word, by either rule of `tokenize`."""
+    return [*tokenize(word), *tokenize(word, "unicode")]
+
+
 def _keys(words: list[str]) -> list[str]:
-    return [" ".join(tokenize(word)) for word in words]
+    return [" ".join(tokenize(word, "unicode")) for word in words]
 
 
 def _places(steps: int) -> list[float]:

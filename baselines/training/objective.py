@@ -22,6 +22,7 @@ from baselines.networks.contracts import GeneratorInputs, GeneratorOutput, Text
 from baselines.networks.discriminators import Discriminator
 from baselines.networks.encoders import ImageEncoder, ImageFeatures, TextEncoder
 from baselines.training.distributed import World, gather, step_seed
+from baselines.training.hardware import resolved_amp
 from baselines.training.loop import Phase
 from baselines.training.terms import (
     CaptionBank,
@@ -101,6 +102,7 @@ class GANObjective(ABC):
         extra_terms: Sequence[ExtraTerms] = (),
     ) -> None:
         self.config, self.world = config, world
+        self.amp = resolved_amp(config.optim.amp, world.device)
         self.net = generator.to(world.device).train()
         self.discriminators = discriminators.to(world.device).train()
         self.text_encoder = text_encoder.to(world.device).eval().requires_grad_(False)
@@ -139,9 +141,8 @@ class GANObjective(ABC):
 
     def autocast(self) -> torch.autocast:
         """The arithmetic of `optim.amp`."""
-        amp = self.config.optim.amp
-        dtype = torch.float16 if amp == "fp16" else torch.bfloat16
-        return torch.autocast(self.world.device.type, dtype, enabled=amp != "no")
+        dtype = torch.float16 if self.amp == "fp16" else torch.bfloat16
+        return torch.autocast(self.world.device.type, dtype, enabled=self.amp != "no")
 
     def begin(self, batch: Batch, number: int) -> Step:
         """Encode the captions and draw the images that all phases of this step look at."""

@@ -19,8 +19,12 @@ TINY = (
     "model.feature_dim=8", "model.discriminator_dim=8", "model.condition_dim=12",
     "model.noise_dim=10", f"optim.batch_size={BATCH}", "run.device=cpu", "run.log_every=2",
     "run.grid_every=1000000", "run.checkpoint_every=1000000",
-    "refine.alr.start=0", "refine.lvr.start=0", "refine.alr.ramp=0", "refine.lvr.ramp=0",
 )  # fmt: skip
+# From the first step and at full weight, where the presets wait.
+AT_ONCE = {
+    "alr": ("refine.alr.start=0", "refine.alr.ramp=0"),
+    "lvr": ("refine.lvr.start=0", "refine.lvr.ramp=0"),
+}
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +40,9 @@ def train_command(
     arguments = [model, "--preset", "demo", "--run-dir", str(run_dir), "--encoders", str(encoders)]
     if refine:
         arguments += ["--refine", refine]
-    for setting in (*TINY, f"optim.images={steps * BATCH}", *settings):
+    terms = refine or ("alr,lvr" if model == "alrgan" else "")
+    at_once = [setting for term in terms.split(",") if term for setting in AT_ONCE[term]]
+    for setting in (*TINY, *at_once, f"optim.images={steps * BATCH}", *settings):
         arguments += ["--set", setting]
     return arguments
 

@@ -1,11 +1,18 @@
 """Errors of the user's are one line; bugs of ours keep their traceback."""
 
 import errno
+import os
+import subprocess
+import sys
 
 import pytest
 
+from baselines import train
 from baselines.cli import run_command
 from baselines.errors import UserError
+from tests.support.paths import ROOT
+
+COMMANDS = ("train", "damsm", "sample", "convert")
 
 
 def raising(error):
@@ -42,3 +49,72 @@ def test_a_bug_keeps_its_traceback_and_says_where_to_report_it(error, capsys):
     assert stopped.value.code == 1
     assert "Traceback" in text and type(error).__name__ in text
     assert "please report it at" in text.splitlines()[-1]
+
+
+def started(code, *arguments, **environment):
+    """Run Python code in a process of its own, as a command would be started."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+# Runs `python -m baselines.X ...` and then says which of the slow packages were imported.
+SLOW = """
+import runpy, sys
+try:
+    runpy.run_module(f"baselines.{sys.argv.pop(1)}", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    assert not end.code, end.code
+print(*(name for name in ("torch", "torchvision", "timm", "nltk") if name in sys.modules),
+      file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_does_not_wait_for_torch(command):
+    done = started(SLOW, command, "--help")
+    assert done.returncode == 0 and "--help" in done.stdout
+    assert done.stderr.split() == []
+
+
+@pytest.mark.parametrize("command", [["train", "dmgan"], ["damsm"]])
+def test_a_dry_run_of_a_preset_does_not_wait_for_torch(command, tmp_path):
+    new = str(tmp_path / "new")
+    done = started(SLOW, *command, "--preset", "cub", "--run-dir", new, "--dry-run")
+    assert done.returncode == 0 and '"max_words": 18' in done.stdout
+    assert not set(done.stderr.split()) & {"torch", "torchvision", "timm", "nltk"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["attngan"], "the following arguments are required: --run-dir"),
+        (["attngan", "--run-dir", "x", "--sett", "x"], "unrecognized arguments: --sett x"),
+        (["attngan", "--run-dir", "x", "--refine", "lvr"], "argument --refine: invalid choice"),
+    ],
+)
+def test_mistyped_options_are_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train.main(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and line.startswith(f"error: {message}") and "--help" in line
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+)
+def test_waiting_threads_yield_unless_the_user_says_otherwise(given, found, tmp_path):
+    """OpenMP tells what it was started with when it is loaded with torch."""
+    done = started(
+        "from baselines.cli import run_command; run_command(lambda _: __import__('torch'))",
+        OMP_DISPLAY_ENV="true",
+        **given,
+    )
+    if "OMP_WAIT_POLICY" not in done.stderr:
+        pytest.skip("this torch's OpenMP does not report its settings")
+    assert f"OMP_WAIT_POLICY = '{found}'" in done.stderr

@@ -9,6 +9,7 @@ from baselines.config import (
     Config,
     ConfigError,
     OptimConfig,
+    RefineConfig,
     from_dict,
     load_config,
     override,
@@ -17,6 +18,7 @@ from baselines.config import (
     to_dict,
 )
 from baselines.hosts import HOSTS
+from baselines.settings import describe
 
 
 @pytest.mark.parametrize("model", HOSTS)
@@ -76,6 +78,22 @@ def test_later_overrides_win_and_nested_groups_are_reached():
         ("loss.damsm=-1", "0 or more"),
         ("model.base_size=48", "power of two"),
         ("optim.batch_size=1", "2 or more"),
+        ("loss.gamma1=0", r"loss\.gamma1=0\.0: expected a number above 0"),
+        ("loss.gamma2=-5", "above 0"),
+        ("loss.gamma3=0", "above 0"),
+        ("encoder.lr_decay=0", "above 0, at most 1"),
+        ("encoder.lr_decay=1.5", "above 0, at most 1"),
+        ("encoder.embedding_dim=65", "an even number"),
+        ("optim.beta1=1", "from 0 to below 1"),
+        ("run.seed=99999999999999999999", "64 bits"),
+        ("data.name=cup", "expected one of 'scenes', 'cub'"),
+        ("loss.bank=-1", "0 or more"),
+        ("optim.accumulate=0", "1 or more"),
+        ("optim.decay=1.1", "between 0 and 1"),
+        ("optim.amp=bf8", "'auto', 'bf16'"),
+        ("refine.source=text", "'module', 'damsm'"),
+        ("model.discriminator_norm=layer", "'batch', 'spectral'"),
+        ("run.evaluate_every=-1", "0 or more"),
     ],
 )
 def test_bad_overrides_name_key_and_remedy(assignment, message):
@@ -92,3 +110,49 @@ def test_a_saved_configuration_is_read_strictly():
         from_dict(Config, {"modle": {}})
     with pytest.raises(ConfigError, match="not a group"):
         from_dict(Config, {"model": 3})
+    with pytest.raises(ConfigError, match="not a group"):
+        from_dict(Config, [])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"optim": {"g_lr": 1e999}}', "\xff"])
+def test_a_damaged_configuration_is_named(text, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"config\.json: ") as caught:
+        load_config(path)
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 400
+
+
+def test_a_configuration_of_before_a_setting_existed_opens_with_its_default(tmp_path):
+    values = to_dict(Config())
+    del values["loss"]["bank"], values["run"]["evaluate_every"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert load_config(tmp_path / "config.json") == Config()
+
+
+def test_values_are_checked_however_a_group_is_made():
+    with pytest.raises(ConfigError, match=r"g_lr=-1\.0: expected a number above 0"):
+        OptimConfig(g_lr=-1.0)
+    with pytest.raises(ConfigError, match="batch_size=True: expected int, got bool"):
+        dataclasses.replace(OptimConfig(), batch_size=True)
+    assert type(OptimConfig(g_lr=1).g_lr) is float
+
+
+def test_every_setting_says_what_it_means_and_its_default_keeps_its_rule():
+    for key, one in settings(Config).items():
+        assert len(one.help) > 10 and not one.help.endswith("."), key
+        assert one.checked(one.default) == one.default, key
+
+
+@pytest.mark.parametrize(("command", "other"), [("train", "damsm"), ("damsm", "train")])
+def test_help_lists_every_setting_that_the_command_reads(command, other):
+    text = describe(Config, command)
+    for key, one in settings(Config).items():
+        assert (f"  {key} (" in text) == (one.only != other), key
+    line = next(line for line in text.splitlines() if line.startswith("  data.workers "))
+    assert line == "  data.workers (int, 0 or more; default 0; may change on resume)"
+
+
+def test_the_added_terms_are_named_one_by_one():
+    names = {terms: RefineConfig(terms=terms).names for terms in ("", "alr", "alr,lvr")}
+    assert names == {"": (), "alr": ("alr",), "alr,lvr": ("alr", "lvr")}

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from baselines import damsm
+from baselines.config import ConfigError
 from baselines.data.scenes import Scenes
 from baselines.runs import load_encoders
 from baselines.training.checkpoint import checkpoints, load_torch
@@ -71,12 +72,33 @@ def test_validation_counts_an_image_once_and_every_caption(tmp_path):
     train_damsm(tmp_path, 16)
     encoders = load_encoders(tmp_path)
     source = Scenes("test", images=6, max_objects=1)
-    config = damsm.resolve(damsm.preset("attngan", "demo"), damsm.parse(["--run-dir", "x"]))
+    config = damsm.configure(damsm.parse(["--preset", "demo", "--run-dir", "x"]))
     recalls = damsm.validate(encoders, source, config, torch.device("cpu"))
     # Ten of six candidates are all of them.
     assert recalls["text_to_image/R@10"] == 1.0
 
 
 def test_no_images_to_train_on_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"encoder\.images is 0"):
+    with pytest.raises(ValueError, match=r"encoder\.images=0: set"):
         damsm.main(["--preset", "demo", "--run-dir", str(tmp_path), "--set", "encoder.images=0"])
+
+
+def test_only_what_the_encoders_read_is_compared_on_resume(tmp_path):
+    train_damsm(tmp_path, 8)
+    state = load_torch(checkpoints(tmp_path)[-1])
+    state["config"]["optim"]["g_lr"] = 0.5  # as another preset, or an older version of it, had it
+    torch.save(state, checkpoints(tmp_path)[-1])
+    assert train_damsm(tmp_path, 16)["progress"]["step"] == 2
+    with pytest.raises(ConfigError, match=r"encoder\.lr: 0\.002 in the run, 0\.5 asked for"):
+        train_damsm(tmp_path, 24, "encoder.lr=0.5")
+    with pytest.raises(ConfigError, match=r"loss\.gamma1: 4\.0 in the run"):
+        train_damsm(tmp_path, 24, "loss.gamma1=3")
+
+
+@pytest.mark.parametrize("setting", ["optim.g_lr=0.5", "model.stages=2", "loss.damsm=1"])
+def test_settings_of_training_alone_are_refused(setting, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"has no effect in damsm; only python -m baselines\.train"
+    ):
+        train_damsm(tmp_path / "run", 8, setting)
+    assert not (tmp_path / "run").exists()

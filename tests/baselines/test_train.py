@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from baselines import sample, train
-from baselines.config import ConfigError, load_config
+from baselines.config import ConfigError, load_config, to_dict
 from baselines.data.vocabulary import Vocabulary, VocabularyMismatchError
+from baselines.runs import load_encoders
 from baselines.training.checkpoint import CheckpointError, checkpoints, load_torch
+from baselines.training.hardware import resolved_amp
 from baselines.training.stats import NonFiniteError, read_stats
 from tests.baselines.commands import differences, stats_of, train_command, train_tiny
 from tests.support.paths import ROOT
@@ -95,6 +97,15 @@ def test_dry_run_prints_the_configuration_and_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_dry_run_prints_the_settings_of_the_encoders_it_would_take(tmp_path, encoders, capsys):
+    arguments = ["attngan", "--preset", "cub", "--run-dir", str(tmp_path / "run"), "--dry-run"]
+    train.main([*arguments, "--encoders", str(encoders)])
+    printed = json.loads(capsys.readouterr().out)["encoder"]
+    assert printed == to_dict(load_encoders(encoders).config)
+    with pytest.raises(CheckpointError, match="nowhere"):
+        train.main([*arguments, "--encoders", str(tmp_path / "nowhere")])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -102,6 +113,10 @@ def test_dry_run_prints_the_configuration_and_writes_nothing(tmp_path, capsys):
         (["--set", "optim.g_lr=fast"], "optim.g_lr=fast: expected float"),
         (["--set", "model.stages=0"], "model.stages=0"),
         (["--preset", "cubs"], "nearest is 'cub'"),
+        (["--set", "encoder.lr=1"], r"encoder\.lr=1: has no effect in train; .*baselines\.damsm"),
+        (["--set", "model.name=dmgan"], "write `train dmgan`"),
+        (["--set", "refine.alr.weight=2"], "has no effect without --refine alr"),
+        (["--refine", "alr", "--set", "refine.mask=hard"], "without --refine alr,lvr"),
     ],
 )
 def test_bad_settings_are_named(arguments, message, tmp_path):
@@ -116,6 +131,20 @@ def test_another_configuration_is_refused_in_the_same_directory(tmp_path, encode
     with pytest.raises(ConfigError, match=r"optim\.g_lr: 0\.\d+ in the run, 0\.5 asked for"):
         train_tiny("attngan", tmp_path, encoders, 2, "optim.g_lr=0.5")
     assert load_config(tmp_path / "config.json") == before
+
+
+def test_what_may_change_on_resume_changes(tmp_path, encoders):
+    train_tiny("attngan", tmp_path, encoders, 1)
+    state = train_tiny("attngan", tmp_path, encoders, 2, "run.keep=1", "data.root=elsewhere")
+    assert state["progress"]["step"] == 2
+    assert load_config(tmp_path / "config.json").data.root == "elsewhere"
+
+
+def test_auto_arithmetic_is_decided_once_and_resumed(tmp_path, encoders):
+    train_tiny("attngan", tmp_path, encoders, 1, "optim.amp=auto")
+    amp = load_config(tmp_path / "config.json").optim.amp
+    assert amp == resolved_amp("auto", torch.device("cpu")) != "auto"
+    assert train_tiny("attngan", tmp_path, encoders, 2, "optim.amp=auto")["progress"]["step"] == 2
 
 
 def test_missing_encoders_are_named(tmp_path):

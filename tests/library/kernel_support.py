@@ -2,21 +2,23 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from unittest import mock
 
 import torch
 from torch import Tensor
 
-from alr_layers.kernels import dispatch, reference
+from alr_layers.kernels import reference
+from alr_layers.kernels.dispatch import implementation
+from alr_layers.kernels.requirements import OPS
 
+FUSED = [op for op, entry in OPS.items() if entry.module]
 ARRANGEMENTS = ("contiguous", "channels_last", "transposed", "expanded", "sliced")
 # (B, D, T, H, W): nothing divides a block, T > D, one of everything, one region wide, many words.
 SHAPES = ((2, 24, 7, 5, 9), (1, 5, 18, 17, 17), (3, 1, 1, 1, 1), (2, 70, 33, 8, 1))
 
 
 def fused(op: str):
-    return getattr(import_module(f"alr_layers.kernels.{dispatch.OPS[op]}"), op)
+    return implementation(op, "fused")
 
 
 def arranged(values: Tensor, arrangement: str) -> Tensor:

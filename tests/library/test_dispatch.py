@@ -1,16 +1,17 @@
 """Which backend an op takes, why, and how that is said."""
 
+import importlib
 import logging
 import os
+import re
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 import alr_layers
-from alr_layers.kernels import dispatch, reference
+from alr_layers.kernels import dispatch, reference, requirements
 from tests.support.inputs import ARGUMENTS, make_inputs
 
 
@@ -19,26 +20,27 @@ def args():
     return make_inputs(2, 5, 8, 4, 6, dtype=torch.float32).args("semantic_similarity")
 
 
-@pytest.fixture
-def fake_kernels(monkeypatch):
-    """Stands in for a module of fused kernels; `reasons` is what it objects to."""
-    kernels = SimpleNamespace(reasons=(), calls=[])
+class FakeKernels:
+    """Stands in for a file of fused kernels; `reasons` is what there is to say against it."""
 
-    def semantic_similarity(*tensors):
-        kernels.calls.append(tensors)
+    def __init__(self):
+        self.reasons, self.calls = (), []
+
+    def semantic_similarity(self, *tensors):
+        self.calls.append(tensors)
         return reference.semantic_similarity(*tensors)
 
-    kernels.semantic_similarity = semantic_similarity
-    kernels.unsupported = lambda op, *tensors: kernels.reasons
-    monkeypatch.setitem(dispatch.OPS, "semantic_similarity", "fake")
-    monkeypatch.setattr(dispatch, "_fused", {"fake": kernels})
-    monkeypatch.setattr(dispatch, "_has_triton", True)
+
+@pytest.fixture
+def fake_kernels(monkeypatch):
+    kernels = FakeKernels()
+    monkeypatch.setattr(dispatch, "_fused_module", lambda name: kernels)
+    monkeypatch.setattr(requirements, "obstacles", lambda op, *tensors: kernels.reasons)
     return kernels
 
 
 def test_the_table_names_every_op_of_the_reference():
-    assert set(dispatch.OPS) == set(ARGUMENTS)
-    assert all(callable(getattr(reference, op)) for op in dispatch.OPS)
+    assert {op: requirements.arguments(op) for op in requirements.OPS} == ARGUMENTS
 
 
 def test_auto_takes_fused_exactly_where_nothing_objects(args, fake_kernels):
@@ -104,10 +106,9 @@ def test_use_backend_as_a_plain_call(args, fake_kernels):
     assert len(fake_kernels.calls) == 1
 
 
-@pytest.mark.parametrize("op", dispatch.OPS)
+@pytest.mark.parametrize("op", requirements.OPS)
 def test_without_triton_every_op_says_so(op, monkeypatch):
-    monkeypatch.setattr(dispatch, "_has_triton", False)
-    monkeypatch.setattr(dispatch, "_fused", {})
+    monkeypatch.setattr(requirements, "TRITON", None)
     tensors = [
         value
         for value in make_inputs(2, 5, 8, 4, 6, dtype=torch.float32).args(op)
@@ -118,6 +119,53 @@ def test_without_triton_every_op_says_so(op, monkeypatch):
     assert "triton is not installed" in str(error.value)
     assert "no CUDA device: tensors are on cpu" in str(error.value)
     assert dispatch.resolve(op, tuple(tensors)) is getattr(reference, op)
+
+
+@pytest.mark.parametrize("version", ["2.3.1", "3.2.0", "3.3.1", "3.4.0", "3.5.1+git1", "unknown"])
+def test_a_triton_too_old_is_a_reason_and_auto_goes_on(version, args, monkeypatch):
+    monkeypatch.setattr(requirements, "TRITON", version)
+    # Even where the device is right: the interpreter, which needs none, stands in for a GPU.
+    monkeypatch.setattr(requirements, "INTERPRETED", True)
+    monkeypatch.setattr(dispatch, "_fused_module", lambda name: pytest.fail("kernels imported"))
+    reason = f"triton {version} is installed, 3.6 or newer is needed"
+    assert f"not fused: {reason}" in alr_layers.explain("semantic_similarity", *args)
+    assert torch.equal(alr_layers.semantic_similarity(*args), reference.semantic_similarity(*args))
+    with pytest.raises(alr_layers.FusedUnavailableError, match=re.escape(reason)):
+        alr_layers.semantic_similarity(*args, backend="fused")
+
+
+@pytest.mark.parametrize("version", ["3.6.0", "3.10.0", "4.0.0+git5a6b"])
+def test_a_triton_new_enough_is_no_reason(version):
+    assert requirements.triton_obstacle(version) is None
+
+
+def test_the_version_is_read_without_importing_triton():
+    if requirements.TRITON is None:
+        pytest.skip("triton is not installed")
+    assert importlib.import_module("triton").__version__ == requirements.TRITON
+
+
+def test_triton_is_imported_when_a_tensor_asks_for_it_and_no_sooner():
+    pytest.importorskip("triton")
+    program = """
+import sys, torch
+before = set(sys.modules)
+import alr_layers
+alr_layers.explain("layout_context")
+module, words, lengths = alr_layers.ALRModule(8, 7), torch.zeros(2, 7, 5), torch.tensor([5, 2])
+with alr_layers.use_backend("reference"):
+    module(torch.zeros(2, 8, 4, 4), words, lengths)
+added = {name.split(".")[0] for name in set(sys.modules) - before}
+assert "triton" not in added, "triton came with the import"
+assert "alr_layers.kernels.layout" not in sys.modules
+compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+compiled(torch.zeros(2, 8, 4, 4), words, lengths)
+assert "alr_layers.kernels.layout" in sys.modules, "a compiler's first call did not load it"
+print(alr_layers.explain("layout_context", torch.zeros(2, 8, 4, 4)))
+"""
+    done = run("-c", program, backend="auto", TRITON_INTERPRET="1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "layout_context: fused (auto)\n"
 
 
 def test_context_from_a_layout_is_never_fused_alone():
@@ -147,8 +195,8 @@ def test_each_path_is_logged_once(args, monkeypatch, caplog):
     assert [record.getMessage() for record in caplog.records] == wanted
 
 
-def run(*arguments: str, backend: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, dispatch.ENVIRONMENT_VARIABLE: backend}
+def run(*arguments: str, backend: str, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, dispatch.ENVIRONMENT_VARIABLE: backend, **more}
     return subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, env=environment, check=False
     )
@@ -158,7 +206,7 @@ def test_environment_and_report():
     done = run("-m", "alr_layers", backend="reference")
     assert done.returncode == 0, done.stderr
     assert f"torch      {torch.__version__}" in done.stdout
-    for op in dispatch.OPS:
+    for op in requirements.OPS:
         assert f"{op}: reference (asked for by name)" in done.stdout
 
 

@@ -78,8 +78,11 @@ def test_two_processes_equal_one(tmp_path):
             assert parameter.grad.abs().sum() > 0, name
 
 
+SHARES = {name: number / 100 for number, name in enumerate("abcdefgh", 1)}
+
+
 class Balanced(nn.Module):
-    """A generator, its features handed out; the added term is far smaller than the host's loss."""
+    """A generator, its features handed out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,13 +98,13 @@ def balanced_loss(
     host: nn.Module, balance: alr_layers.TermBalance, features: Tensor, step: int
 ) -> Tensor:
     image, h = host(features)
-    terms = {"alr": 1e-5 * h.exp().mean()}
+    terms = {name: (number * h).exp().mean() for number, name in enumerate("abcdefgh", 1)}
     return balance(image.square().mean(), terms, at=h, step=step)
 
 
 def train_balanced(rank: int, port: int, folder: str) -> None:
     join(rank, port)
-    host, balance = DistributedDataParallel(Balanced()), alr_layers.TermBalance(alr=0.5, every=2)
+    host, balance = DistributedDataParallel(Balanced()), alr_layers.TermBalance(every=2, **SHARES)
     optimizer = torch.optim.SGD(host.parameters(), lr=0.1)
     mine = batch()[0][2 * rank : 2 * rank + 2]
     for step in range(3):
@@ -115,14 +118,15 @@ def train_balanced(rank: int, port: int, folder: str) -> None:
 
 def test_ranks_agree_on_the_scale_that_one_process_finds(tmp_path):
     on_all_ranks(train_balanced, tmp_path)
-    host, balance = Balanced(), alr_layers.TermBalance(alr=0.5, every=2)
+    host, balance = Balanced(), alr_layers.TermBalance(every=2, **SHARES)
     optimizer = torch.optim.SGD(host.parameters(), lr=0.1)
     for step in range(3):
         optimizer.zero_grad()
         balanced_loss(host, balance, batch()[0], step).backward()
         optimizer.step()
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    assert torch.equal(first["balance"]["alr"], second["balance"]["alr"])
-    assert_exact(first["balance"]["alr"], balance.alr, roundings=64)
+    for name, scale in balance.state_dict().items():
+        assert torch.equal(first["balance"][name], second["balance"][name]), name
+        torch.testing.assert_close(first["balance"][name], scale)
     for name, value in host.state_dict().items():
         assert_exact(first["host"][name], value, roundings=256)

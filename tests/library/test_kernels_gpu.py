@@ -4,28 +4,34 @@ import torch
 pytest.importorskip("triton")
 
 import alr_layers
-from alr_layers.kernels import dispatch
-from tests.library.kernel_support import ARRANGEMENTS, SHAPES, assert_parity, fused, inputs, run
+from tests.library.kernel_support import (
+    ARRANGEMENTS,
+    FUSED,
+    SHAPES,
+    assert_parity,
+    fused,
+    inputs,
+    run,
+)
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
-OPS = [op for op, module in dispatch.OPS.items() if module]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 LARGER = (4, 48, 18, 64, 64)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [*SHAPES, LARGER], ids=str)
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", FUSED)
 def test_values_and_gradients(op, shape, dtype):
     assert_parity(op, *inputs(op, shape, dtype, "cuda"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS[1:])
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", FUSED)
 def test_any_strides(op, arrangement, dtype):
     assert_parity(op, *inputs(op, (2, 32, 18, 12, 20), dtype, "cuda", arrangement))
 
@@ -108,7 +114,7 @@ def test_samples_beyond_two_to_the_31_elements():
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", FUSED)
 def test_launches_on_the_tensors_own_device(op):
     tensors, rest = inputs(op, (2, 8, 5, 6, 6), torch.float32, "cuda:1")
     outputs, _, _ = run(fused(op), tensors, rest)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 pytest.importorskip("triton")
 
 from alr_layers import FusedUnavailableError
-from alr_layers.kernels import dispatch, layout, masked_gram, tiles
+from alr_layers.kernels import dispatch, requirements, tiles
 from tests.library.kernel_support import ARRANGEMENTS, arranged
 
 
@@ -48,8 +48,8 @@ def test_precision_follows_storage(monkeypatch):
 
 
 def reasons(features, words, monkeypatch):
-    monkeypatch.setattr(tiles, "INTERPRETED", True)
-    return "; ".join(layout.unsupported("layout_context", features, words))
+    monkeypatch.setattr(requirements, "INTERPRETED", True)
+    return "; ".join(requirements.obstacles("layout_context", features, words))
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,22 @@ def test_all_reasons_are_listed_together(monkeypatch):
 def test_the_cpu_is_a_reason_and_an_explicit_wish_raises():
     h, words, lengths = torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 3), torch.ones(1).long()
     theta = torch.zeros(1, 3, 2, 2)
-    assert "no CUDA device" in masked_gram.unsupported("masked_difference", h, h, theta, theta)[0]
+    assert "no CUDA device" in requirements.obstacles("masked_difference", h, h, theta, theta)[0]
     with pytest.raises(FusedUnavailableError, match="no CUDA device"):
         dispatch.resolve("layout_context", (h, words, lengths), "fused")
+
+
+def test_many_words_and_channels_of_the_difference_are_counted_in_its_own_arguments(monkeypatch):
+    monkeypatch.setattr(requirements, "INTERPRETED", True)
+    h, theta = torch.zeros(1, 300, 2, 2), torch.zeros(1, 200, 2, 2)
+    found = "; ".join(requirements.obstacles("masked_difference", h, h, theta, theta))
+    assert "300 channels, at most 256" in found
+    assert "200 words, at most 128" in found
+
+
+def test_the_reference_handles_what_is_no_cuda_device_even_when_interpreting(monkeypatch):
+    monkeypatch.setattr(requirements, "INTERPRETED", True)
+    h = torch.zeros(1, 4, 2, 2, device="meta")
+    assert "no CUDA device: tensors are on meta" in requirements.obstacles(
+        "gated_residual", h, h, h
+    )

@@ -28,4 +28,5 @@ PRESETS: dict[str, Config] = {
     "scenes": replace(presets.SCENES, model=CUB_MODEL),
     "cub-small": replace(presets.CUB_SMALL, model=replace(presets.CUB_SMALL.model, name="attngan")),
     "demo": replace(presets.DEMO, model=replace(presets.DEMO.model, name="attngan")),
+    "demo2": replace(presets.DEMO2, model=replace(presets.DEMO2.model, name="attngan")),
 }

@@ -21,4 +21,5 @@ PRESETS: dict[str, Config] = {
     "scenes": replace(presets.SCENES, model=CUB_MODEL),
     "cub-small": replace(presets.CUB_SMALL, model=replace(presets.CUB_SMALL.model, name="dmgan")),
     "demo": replace(presets.DEMO, model=replace(presets.DEMO.model, name="dmgan")),
+    "demo2": replace(presets.DEMO2, model=replace(presets.DEMO2.model, name="dmgan")),
 }

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from baselines.data.source import BaseSource
+
 BIRDS = ("001.Auk/Auk_0001_11", "001.Auk/Auk_0002_12", "002.Wren/Wren_0001_21")
 TEXTS = {
     "001.Auk/Auk_0001_11": ["a black auk.", "this bird is black"],
@@ -16,20 +18,19 @@ TEXTS = {
 }
 
 
-class Toy:
+class Toy(BaseSource):
     """`images` images of one grey value each; image 0 has a long and a wordless caption."""
 
-    name = "toy"
-
     def __init__(self, images=7, split="train"):
-        self.images, self.split = images, split
+        super().__init__("toy", split)
+        self.images = images
 
     def __len__(self):
         return self.images
 
-    def image(self, index, size, *, generator=None):
-        noise = torch.rand(3, size, size, generator=generator) if generator else 0.0
-        return torch.full((3, size, size), index / self.images - 1.0) + noise
+    def pixels(self, index, size, *, rng=None):
+        noise = torch.randint(128, (3, size, size), generator=rng) if rng else 0
+        return (torch.full((3, size, size), 128 * index // self.images) + noise).to(torch.uint8)
 
     def captions(self, index):
         if index == 0:

@@ -8,10 +8,11 @@ import torch
 
 from baselines.data import build_vocabulary
 from baselines.data.cub import Cub
+from baselines.data.images import box_crop, open_rgb, to_square
 from baselines.data.loader import EvaluationView
 from baselines.data.originals import save_captions_pickle
 from baselines.data.scan import scan
-from baselines.data.source import DataError, box_crop, open_rgb, to_square
+from baselines.data.source import DataError
 from baselines.data.vocabulary import Vocabulary
 from tests.baselines.data.makers import BIRDS, TEXTS, make_cub
 from tests.support.paths import require, shared
@@ -34,7 +35,7 @@ def test_splits_classes_and_captions(root):
 def test_boxes_follow_the_number_of_the_image(root):
     image = open_rgb(root / "CUB_200_2011" / "images" / f"{BIRDS[2]}.jpg")
     expected = to_square(box_crop(image, (1.0, 2.0, 30.0, 20.0)), 16, None)
-    assert torch.equal(Cub(root, "test").image(0, 16), expected)
+    assert torch.equal(Cub(root, "test").pixels(0, 16), expected)
 
 
 def test_captions_per_image_counts_captions_with_words(root):
@@ -193,7 +194,7 @@ def test_real_images(real):
     train, _ = real
     generator = torch.Generator().manual_seed(0)
     for index in (0, 4000, 8854):
-        for options in ({}, {"generator": generator}):
+        for options in ({}, {"rng": generator}):
             image = train.image(index, 64, **options)
             assert image.shape == (3, 64, 64)
             assert image.min() >= -1 and image.max() <= 1 and image.std() > 0.05

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from baselines.data.folder import Folder
+from baselines.data.images import open_rgb, to_square
 from baselines.data.scan import scan
-from baselines.data.source import DataError, open_rgb, to_square
+from baselines.data.source import DataError
 from tests.baselines.data.makers import make_folder, write_image
 
 ROWS = [
@@ -69,7 +70,7 @@ def test_box_crops(tmp_path):
     make_folder(tmp_path / "train", ROWS)
     make_folder(tmp_path / "test", ROWS)
     image = open_rgb(tmp_path / "train" / "c.png").crop((0, 0, 30, 25))
-    assert torch.equal(Folder(tmp_path, "train").image(2, 16), to_square(image, 16, None))
+    assert torch.equal(Folder(tmp_path, "train").pixels(2, 16), to_square(image, 16, None))
 
 
 def test_hash_split_is_stable_and_about_a_tenth(tmp_path):

@@ -9,6 +9,7 @@ from baselines.config import DataConfig
 from baselines.data import DataError, Source, build_vocabulary, open_source
 from baselines.data.loader import training_loader
 from baselines.data.scan import scan
+from baselines.data.scene_content import COLOURS, SHAPES
 from tests.baselines.data.makers import Toy, make_coco, make_cub, make_folder
 
 MAKERS = {
@@ -101,3 +102,29 @@ def test_vocabulary_never_sees_the_test_split():
 
 def test_vocabulary_takes_min_count():
     assert len(build_vocabulary(Toy())) > len(build_vocabulary(Toy(), 3)) > 2
+
+
+def test_template_sentences_are_not_counted(caplog):
+    scenes = open_source(DataConfig(train_images=3, test_images=3), "train")
+    every = build_vocabulary(scenes)
+    assert build_vocabulary(scenes, 2) == every
+    assert set(COLOURS + SHAPES) <= set(every.words)
+    assert "min_count=2 does not apply to scenes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "word"),
+    [
+        ("folder", "auto", "schöner"),
+        ("folder", "ascii", "schner"),
+        ("coco", "auto", "schner"),
+        ("coco", "unicode", "schöner"),
+    ],
+)
+def test_letters_outside_ascii_follow_the_data_set_or_the_setting(tmp_path, name, asked, word):
+    MAKERS[name](tmp_path)
+    for path in tmp_path.rglob("*.json*"):
+        text = path.read_text().replace("a cat", "schöner vogel").replace("c0.", "schöner vogel")
+        path.write_text(text)
+    source = open_source(DataConfig(name=name, root=str(tmp_path), tokens=asked), "train")
+    assert word in build_vocabulary(source)

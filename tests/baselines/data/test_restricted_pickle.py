@@ -28,7 +28,7 @@ PLAIN = st.recursive(
     lambda inner: (
         st.lists(inner)
         | st.tuples(inner, inner)
-        | st.dictionaries(st.text() | st.integers(), inner)
+        | st.dictionaries(st.text() | st.integers(-(2**31), 2**31), inner)
     ),
     max_leaves=12,
 )

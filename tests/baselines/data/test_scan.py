@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 
-from baselines.data.files import FileSource, Problem, Record, box_fault
-from baselines.data.scan import BrokenDataError, scan
-from baselines.data.source import DataError, Source, open_rgb
+from baselines.data.files import FileSource, Record, box_fault
+from baselines.data.images import open_rgb
+from baselines.data.scan import BrokenDataError, FilteredSource, scan
+from baselines.data.scenes import Scenes
+from baselines.data.source import DataError, Problem, Source
 from baselines.data.vocabulary import Vocabulary
 from tests.baselines.data.makers import Toy, write_image
 
@@ -98,7 +100,7 @@ def test_skipping_keeps_what_is_usable(broken, caplog):
     assert source.image(1, 16).shape == (3, 16, 16)
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
     assert torch.equal(
-        source.image(1, 16, generator=generators[0]), broken.image(9, 16, generator=generators[1])
+        source.image(1, 16, rng=generators[0]), broken.image(9, 16, rng=generators[1])
     )
     assert scan(source, progress=False).ok
     assert "2 of 11 images stay, 2 captions left out" in caplog.text
@@ -193,3 +195,29 @@ def test_sources_without_files_have_their_captions_checked():
 def test_bar_is_drawn_unless_there_is_no_terminal(broken, capfd):
     scan(broken)
     assert "scanning" not in capfd.readouterr().err
+
+
+def test_what_stays_keeps_what_is_known_of_it():
+    scenes = Scenes("test", images=5, max_objects=2)
+    kept = FilteredSource(scenes, [1, 4], {4: {0, 2}})
+    facts, whole = kept.scene_facts(1), scenes.scene_facts(4)
+    assert facts.boxes == whole.boxes
+    assert [caption.text for caption in facts.captions] == list(kept.captions(1))
+    assert facts.captions == (whole.captions[1], *whole.captions[3:])
+    assert list(kept.vocabulary_captions()) == list(scenes.vocabulary_captions())
+    assert kept.scanned == [0, 1] and kept.notes == scenes.notes
+    assert FilteredSource(Toy(), [2], {}).scene_facts(0) is None
+
+
+def test_lost_letters_are_counted_and_reported(tmp_path):
+    write_image(tmp_path / "a.jpg")
+    captions = ["ein schöner Vogel", "schöner Schnabel", "grün und schöner", "plain"]
+    for tokens, expected in (("ascii", 2), ("unicode", 0)):
+        records = [record(tmp_path, "a", captions)]
+        report = scan(FileSource("toy", "train", records, tokens=tokens), progress=False)
+        assert (len(report.lost), report.words) == (expected, 9)
+        said = "2 words (4 occurrences) lose letters outside ASCII: 'schöner' → 'schner', 'grün'"
+        assert (said in report.summary()) == (tokens == "ascii")
+    german = Vocabulary.build(captions, tokens="unicode")
+    source = FileSource("toy", "train", [record(tmp_path, "a", captions)])
+    assert not scan(source, german, progress=False).lost

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from baselines.data import scene_content as content
-from baselines.data.scene_drawing import RGB, draw
+from baselines.data.scene_drawing import RGB, draw_scene
 from baselines.data.scenes import Scenes
 from baselines.data.source import Source
 
@@ -112,7 +112,7 @@ def test_splits_and_seeds_differ():
 def test_a_generator_changes_nothing_and_is_left_alone():
     scenes, generator = Scenes("train"), torch.Generator().manual_seed(0)
     before = generator.get_state()
-    assert torch.equal(scenes.image(4, 32, generator=generator), scenes.image(4, 32))
+    assert torch.equal(scenes.image(4, 32, rng=generator), scenes.image(4, 32))
     assert torch.equal(generator.get_state(), before)
 
 
@@ -132,7 +132,8 @@ def test_objects_are_drawn_exactly_in_their_boxes():
         empty = dataclasses.replace(scene, objects=())
         for item in scene.objects:
             alone = dataclasses.replace(scene, objects=(item,))
-            changed = np.abs(draw(alone, side).astype(int) - draw(empty, side)).max(axis=2) > 40
+            difference = draw_scene(alone, side).astype(int) - draw_scene(empty, side)
+            changed = np.abs(difference).max(axis=2) > 40
             rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
             seen = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
             # The tips of stars and diamonds are finer than a pixel.
@@ -179,7 +180,7 @@ def test_backgrounds_are_muted_and_objects_vivid():
     scenes = Scenes("train")
     assert all(max(rgb) - min(rgb) > 0.5 for rgb in RGB.values())
     for i in range(150):
-        pixels = draw(dataclasses.replace(scenes.scene(i), objects=()), 48).astype(int)
+        pixels = draw_scene(dataclasses.replace(scenes.scene(i), objects=()), 48).astype(int)
         assert (pixels.max(axis=2) - pixels.min(axis=2)).max() < 0.2 * 255
 
 
@@ -251,7 +252,7 @@ def test_single_objects_share_classes_across_scenes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"split": "val"}, "split is 'val'"),
+        ({"split": "val"}, "split 'val': expected one of train, test"),
         ({"seed": -1}, "seed is -1"),
         ({"images": 0}, "images is 0"),
         ({"max_objects": 4}, "max_objects is 4"),

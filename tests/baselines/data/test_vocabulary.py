@@ -2,12 +2,14 @@
 
 import json
 import re
+import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baselines.data.vocabulary import Vocabulary, VocabularyMismatchError, tokenize
+from baselines.data.vocabulary import Vocabulary, VocabularyMismatchError, lost_letters, tokenize
+from baselines.errors import UserError
 from tests.support.paths import require, shared
 
 CAPTIONS = ["a red bird, red!", "the red bird's wing", "a blue wing"]
@@ -180,3 +182,74 @@ def test_clean_up_of_real_captions():
     caption = path.read_text(encoding="utf-8").splitlines()[3]
     assert "\ufffd\ufffd" in caption
     assert tokenize(caption)[:6] == ["this", "small", "bird", "has", "a", "white"]
+
+
+@pytest.mark.parametrize(
+    ("text", "ascii_words", "unicode_words"),
+    [
+        ("ein SCHÖNER Vogel", ["ein", "schner", "vogel"], ["ein", "schöner", "vogel"]),
+        ("çédille naïve", ["dille", "nave"], ["çédille", "naïve"]),
+        ("赤い鳥", [], ["赤い鳥"]),
+        ("красная птица!", [], ["красная", "птица"]),
+        ("लाल चिड़िया", [], ["लाल", "चिड़िया"]),
+        ("snow_man 3½", ["snow_man", "3"], ["snow_man", "3½"]),
+        ("a\ufffd\ufffdb €5 🐦 x", ["a", "b", "5", "x"], ["a", "b", "5", "x"]),
+    ],
+)
+def test_letters_outside_ascii(text, ascii_words, unicode_words):
+    assert tokenize(text) == ascii_words
+    assert tokenize(text, "unicode") == [unicodedata.normalize("NFC", w) for w in unicode_words]
+
+
+def test_marks_belong_to_their_letter():
+    assert tokenize("scho\u0308ner", "unicode") == ["schöner"]
+    assert lost_letters("scho\u0308ner", "ascii") == [("schöner", "schoner")]
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_the_rules_agree_on_ascii(text):
+    assert tokenize(text, "unicode") == tokenize(text)
+    assert lost_letters(text, "ascii") == []
+
+
+@given(st.text())
+def test_unicode_keeps_every_letter_and_number(text):
+    normal = unicodedata.normalize("NFC", text.replace("\ufffd\ufffd", " ").lower())
+    kept = "".join(tokenize(text, "unicode"))
+    assert [c for c in kept if c.isalnum()] == [c for c in normal if c.isalnum()]
+    assert lost_letters(text, "unicode") == []
+
+
+def test_lost_letters_are_told():
+    assert lost_letters("ein schöner roter Vogel, 赤い", "ascii") == [
+        ("schöner", "schner"), ("赤い", ""),
+    ]  # fmt: skip
+
+
+def test_a_vocabulary_remembers_how_its_words_were_split(tmp_path):
+    words = Vocabulary.build(["ein schöner Vogel"], tokens="unicode")
+    words.save(tmp_path / "v.json")
+    again = Vocabulary.load(tmp_path / "v.json")
+    assert again == words and again.tokens == "unicode"
+    assert again.decode(again.encode("SCHÖNER vogel")) == ["schöner", "vogel"]
+    assert again.unknown_words("schöner grün") == ["grün"]
+    old = words.to_dict()
+    del old["tokens"]
+    assert Vocabulary.from_dict(old).tokens == "ascii"
+    with pytest.raises(UserError, match="tokens is 'latin1': expected one of ascii, unicode"):
+        Vocabulary(["a"], tokens="latin1")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "3", '"x"', "[" * 100_000, "{", '{"format": ' + "9" * 5000 + "}",
+     '{"format": "alr-layers vocabulary 1", "unknown": true, "fingerprint": "", "words": 3}',
+     '{"format": "alr-layers vocabulary 1", "unknown": true, "fingerprint": "", "words": [[1]]}'],
+    ids=range(8),
+)  # fmt: skip
+def test_what_is_no_vocabulary_is_one_line(tmp_path, content):
+    path = tmp_path / "vocabulary.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"vocabulary\.json is not a readable vocabulary") as caught:
+        Vocabulary.load(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 from torchvision.transforms.functional import gaussian_blur
 
-from baselines.data.scene_captions import Caption, StatedObject
+from baselines.data.scene_captions import SceneCaption, StatedObject
 from baselines.data.scene_content import SceneObject
 from baselines.data.scene_drawing import RGB
 from baselines.data.scenes import Scenes
@@ -183,7 +183,7 @@ def test_a_colour_between_two_is_neither():
 
 RED = StatedObject(0, "red", "circle", "small", "left")
 BLUE = StatedObject(2, "blue", "star", None, None)
-CAPTION = Caption("", (RED, BLUE), ((0, "left of", 2),), ())
+CAPTION = SceneCaption("", (RED, BLUE), ((0, "left of", 2),), ())
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from alr_layers.kernels import dispatch
 from tests.library.kernel_support import (
     ARRANGEMENTS,
+    FUSED,
     SHAPES,
     assert_parity,
     fused,
@@ -11,18 +11,16 @@ from tests.library.kernel_support import (
     run,
 )
 
-OPS = [op for op, module in dispatch.OPS.items() if module]
-
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", FUSED)
 def test_values_and_gradients(op, shape, dtype):
     assert_parity(op, *inputs(op, shape, dtype))
 
 
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS[1:])
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", FUSED)
 def test_any_strides(op, arrangement):
     assert_parity(op, *inputs(op, (2, 6, 5, 4, 7), torch.float32, arrangement=arrangement))
 
@@ -59,7 +57,7 @@ def test_mixed_dtypes_keep_their_own():
     assert [x.dtype for x in grads] == [x.dtype for x in tensors]
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", FUSED)
 def test_nan_and_inf_stay_visible(op):
     for position in range(len(inputs(op, SHAPES[0], torch.float32)[0])):
         for poison in (torch.nan, torch.inf):

@@ -3,14 +3,13 @@ import torch
 
 import alr_layers
 from alr_layers.kernels import dispatch
-from tests.library.kernel_support import fused, inputs, run
+from tests.library.kernel_support import FUSED, fused, inputs, run
 
-OPS = [op for op, module in dispatch.OPS.items() if module]
 SHAPE = (2, 5, 4, 3, 4)
 
 
 @pytest.mark.parametrize("arrangement", ["contiguous", "channels_last", "transposed"])
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", FUSED)
 def test_opcheck(op, arrangement):
     tensors, rest = inputs(op, SHAPE, torch.float32, arrangement=arrangement)
     rest = tuple(value == "soft" if isinstance(value, str) else value for value in rest)
@@ -22,7 +21,7 @@ def test_opcheck(op, arrangement):
     torch.library.opcheck(registered, (*leaves, *rest))
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", FUSED)
 def test_second_order_is_refused_by_name(op):
     tensors, rest = inputs(op, SHAPE, torch.float32)
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
@@ -66,7 +65,7 @@ def test_the_whole_path_compiles_in_one_graph_for_any_length():
     assert len(graphs) == 1
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", FUSED)
 def test_compiled_gradients(op):
     tensors, rest = inputs(op, SHAPE, torch.float32)
     compiled = torch.compile(fused(op), fullgraph=True, backend="aot_eager")

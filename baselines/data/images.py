@@ -1,0 +1,130 @@
+"""From an image file to a training or evaluation image."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from baselines.data.reading import require_regular
+
+# Left, top, width, height in pixels, as CUB and `metadata.jsonl` give boxes.
+Box = tuple[float, float, float, float]
+
+
+# What images are kept in. Other formats that Pillow knows are read by programs of their own
+# (PostScript by Ghostscript) or are never photographs.
+FORMATS = (
+    "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI",
+    "TGA", "TIFF", "WEBP",
+)  # fmt: skip
+# 8192 × 8192; as RGB they take 192 MiB. A file of half a megabyte can claim far more.
+MAX_PIXELS = 2**26
+# Resizing the shorter side of a line of pixels would make the longer one astronomic.
+MAX_ASPECT = 200
+
+
+@contextmanager
+def opened(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
+    """Open an image whose format and size are known and allowed; nothing is decoded yet.
+
+    Raises:
+        OSError: missing, no regular file, empty, or no image of `FORMATS`.
+        ValueError: more than `MAX_PIXELS`, or one side more than `MAX_ASPECT` times the other.
+    """
+    if isinstance(file, (str, Path)):
+        require_regular(Path(file))
+        if not Path(file).stat().st_size:
+            raise OSError("the file is empty")
+    with Image.open(file, formats=_known_formats()) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(
+                f"it has {width} × {height} pixels, more than the {MAX_PIXELS:,} that are read: "
+                "scale it down"
+            )
+        if max(width, height) > MAX_ASPECT * min(width, height):
+            raise ValueError(
+                f"it has {width} × {height} pixels: one side is more than {MAX_ASPECT} times the "
+                "other"
+            )
+        yield image
+
+
+@functools.cache
+def _known_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def open_rgb(file: str | Path | BinaryIO) -> Image.Image:
+    """Decode a whole image as RGB; its EXIF orientation is ignored, as in the originals.
+
+    Raises:
+        OSError: the file is missing, truncated or no image.
+        ValueError: it is too large, see `opened`.
+    """
+    with opened(file) as image:
+        if image.mode.startswith("I"):
+            # Pillow clips 16-bit grey at 255 instead of scaling it.
+            return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
+        return (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
+
+
+def decoded_size(file: str | Path | BinaryIO) -> tuple[int, int]:
+    """Width and height of an image after decoding all of it; raises as `open_rgb` does."""
+    with opened(file) as image:
+        size = image.size
+        # JPEG at an eighth of its size: all of the file is still read, the transforms are saved.
+        image.draft("RGB", (1, 1))
+        image.load()
+    return size
+
+
+def box_crop(image: Image.Image, box: Box) -> Image.Image:
+    """Crop the square around a box, clipped to the image.
+
+    Half its side is ⌊0.75 · max(width, height)⌋, so that a bird fills some two thirds of it, as in
+    the originals.
+    """
+    x, y, width, height = box
+    radius = max(1, math.floor(max(width, height) * 0.75))
+    centre_x, centre_y = math.floor((2 * x + width) / 2), math.floor((2 * y + height) / 2)
+    return image.crop(
+        (
+            max(0, centre_x - radius),
+            max(0, centre_y - radius),
+            min(image.width, centre_x + radius),
+            min(image.height, centre_y + radius),
+        )
+    )
+
+
+def to_square(image: Image.Image, size: int, rng: torch.Generator | None) -> Tensor:
+    """Resize the shorter side to ⌊size · 76/64⌋, crop a square, and flip while training.
+
+    With `rng` the crop is uniform and the flip has probability ½, drawn in the order top,
+    left, flip; without one it is the centre, unflipped. Returns (3, size, size) uint8.
+    """
+    resized = transforms.resize(image, [size * 76 // 64])
+    slack_y, slack_x = resized.height - size, resized.width - size
+    if rng is None:
+        top, left, flip = slack_y // 2, slack_x // 2, False
+    else:
+        top, left, side = (
+            int(torch.randint(choices, (), generator=rng))
+            for choices in (slack_y + 1, slack_x + 1, 2)
+        )
+        flip = side == 1
+    square = transforms.crop(resized, top, left, size, size)
+    if flip:
+        square = transforms.horizontal_flip(square)
+    return transforms.pil_to_tensor(square)

@@ -1,0 +1,100 @@
+"""Reads files of unknown origin: regular ones only, of bounded size, with errors that name them."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+import stat
+from pathlib import Path
+from typing import Any
+
+from baselines.data.source import DataError
+
+# Ten times what the captions of MS-COCO take; a list of images is no place for more.
+MAX_BYTES = 2**30
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlevel = 3
+
+
+def quoted(value: Any) -> str:
+    """Show a value in an error message: in one line, short, however large or nested it is.
+
+    >>> quoted({"name": [[[["deep"]]]], "number": 3})
+    "{'name': [[[...]]], 'number': 3}"
+    """
+    try:
+        return " ".join(_SHORT.repr(value).split())
+    except Exception:
+        # Python refuses to print integers of thousands of digits.
+        return f"a {type(value).__name__}"
+
+
+def require_regular(path: Path) -> None:
+    """Refuse what is no file: reading a pipe or a device may wait or go on for ever.
+
+    Raises:
+        OSError: the file is missing or no regular file.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is no regular file, but a folder, pipe or device")
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """The content of a regular file of at most `limit` bytes.
+
+    Raises:
+        DataError: missing, unreadable, no regular file or too large.
+    """
+    try:
+        require_regular(path)
+        with open(path, "rb") as file:
+            content = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {_reason(error)}") from error
+    if len(content) > limit:
+        raise DataError(f"{path} has more than {limit:,} bytes: it is not the file expected here")
+    return content
+
+
+def read_text(path: Path) -> str:
+    """The content of a UTF-8 text file, with or without a byte order mark.
+
+    Raises:
+        DataError: cannot be read, or is not UTF-8 (names the byte).
+    """
+    try:
+        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 (byte {error.start}: {error.reason}): save it as UTF-8"
+        ) from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file without their ends; only line feeds end a line."""
+    # str.splitlines would also cut at U+2028 and U+0085, which captions may contain.
+    return read_text(path).split("\n")
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        DataError: no JSON, or nested so deeply or with numbers so long that nobody means it.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"not JSON ({error.msg}, line {error.lineno}, column {error.colno})"
+        ) from error
+    except RecursionError as error:
+        raise DataError("nested too deeply") from error
+    except ValueError as error:
+        raise DataError(f"not usable JSON ({error})") from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

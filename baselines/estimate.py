@@ -1,0 +1,241 @@
+"""What a configuration takes, from its settings alone: parameters, memory, steps.
+
+For `--dry-run`, and to refuse what no machine can hold before any of it is built. Counted are the
+stacked networks that the hosts share; what a host adds of its own (its word fusion) is small beside
+them. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from itertools import pairwise
+from typing import Any
+
+from baselines.config import Config, ConfigError
+from baselines.settings import replaced, settings
+
+FLOAT = 4  # bytes
+GIB = 2.0**30
+# Weight, gradient and Adam's two moments; the generator's average is one more.
+TRAINED, AVERAGED = 4, 5
+# torch, its libraries and a process's own memory.
+PROCESS = 0.95 * GIB
+WORKER = 0.1 * GIB
+LARGEST = 2**40  # larger settings count as this much, so that squares of them stay finite
+LARGEST_SIDE = 2**20
+VOCABULARY = 30_000
+# Parameters, and floats kept per pixel of the input for its gradient.
+TRUNKS = {"small": (0.6e6, 60.0), "inception_v3": (21.8e6, 330.0)}
+OTHER_TRUNK = TRUNKS["inception_v3"]
+# An estimate is only that: what is refused must miss by far.
+MARGIN = 2.0
+
+
+def bounded(config: Config) -> Config:
+    """`config` with whole numbers of at most `LARGEST`."""
+    for key, one in settings(Config).items():
+        value: Any = config
+        for name in key.split("."):
+            value = getattr(value, name)
+        if one.kind is int and value > LARGEST:
+            config = replaced(config, key, LARGEST)
+    return config
+
+
+def sides(config: Config) -> list[float]:
+    """Sides of the stages' images, smallest first, until one is beyond all reason."""
+    found = [float(config.model.base_size)]
+    while len(found) < config.model.stages and found[-1] <= LARGEST_SIDE:
+        found.append(2 * found[-1])
+    return found
+
+
+def halvings(side: float) -> int:
+    """How often a grid of `side` is halved to reach 4x4."""
+    return round(math.log2(side)) - 2
+
+
+def parameters(config: Config) -> dict[str, float]:
+    """Trained parameters of the generator and of every discriminator ("D64"), about."""
+    model, width = config.model, config.encoder.embedding_dim
+    g, wide = float(model.feature_dim), 2.0 * model.feature_dim
+    doublings = halvings(model.base_size)
+    first = g * 2.0**doublings
+    seed = 2 * first * 16
+    total = (width + 1) * 4.0 * model.condition_dim
+    total += (model.condition_dim + model.noise_dim) * seed + 2 * seed
+    for step in range(doublings):
+        inner = first / 2**step
+        total += 9 * inner * inner + 2 * inner
+    residual = 9 * wide * 3 * wide + 6 * wide
+    stage = model.residual_blocks * residual + 9 * wide * wide + 2 * wide + width * g
+    found = sides(config)
+    total += (model.stages - 1) * stage
+    total += (1 if model.single_image else model.stages) * 27 * g
+    judged = found[-1:] if model.single_image else found
+    counts = {f"D{side:.0f}": _discriminator_parameters(config, side) for side in judged}
+    return {"generator": total, **counts}
+
+
+def _discriminator_parameters(config: Config, side: float) -> float:
+    d, width = float(config.model.discriminator_dim), config.encoder.embedding_dim
+    heads = 1 if config.model.single_image else 2
+    joint = (8 * d + width) * 8 * d * 9 + 2 * 8 * d + heads * (8 * d * 16 + 1)
+    channels = _discriminator_channels(d, side)
+    total = 48 * channels[0]
+    for before, after in pairwise(channels):
+        total += before * after * (16 if after > before else 9) + 2 * after
+    return total + joint
+
+
+def _discriminator_channels(d: float, side: float) -> list[float]:
+    """Channels after every layer: doubled as the grid is halved, then brought back to 8 d."""
+    down = halvings(side)
+    channels = [max(8 * d / 2.0 ** (down - 1), d)]
+    for _ in range(down - 1):
+        channels.append(2 * channels[-1])
+    while channels[-1] > 8 * d:
+        channels.append(channels[-1] / 2)
+    return channels
+
+
+def generator_floats(config: Config) -> float:
+    """Floats per image that the generator keeps for its gradient."""
+    model, found = config.model, sides(config)
+    g, doublings = float(model.feature_dim), halvings(model.base_size)
+    total = 5 * 16 * g * 2.0**doublings
+    for step in range(doublings):  # upsampled input, convolution and its norm, gate
+        inner = g * 2.0 ** (doublings - step)
+        total += 3.5 * inner * (8.0 * 2**step) ** 2
+    for side in found[:-1]:
+        total += side**2 * stage_floats(config)
+    return total + 6 * sum(side**2 for side in found)
+
+
+def stage_floats(config: Config) -> float:
+    """Floats per pixel of its input that a refinement stage keeps: fusion, residuals, doubling."""
+    model = config.model
+    return 6.0 * config.data.max_words + model.feature_dim * (4 + 16.0 * model.residual_blocks + 28)
+
+
+def discriminator_floats(config: Config, side: float) -> float:
+    """Floats per image that the discriminator of `side` keeps: convolution, norm, activation."""
+    total, grid = 0.0, side
+    channels = _discriminator_channels(float(config.model.discriminator_dim), side)
+    for layer, width in enumerate(channels):
+        grid = max(4.0, grid / 2)
+        total += (2 if layer == 0 else 3) * width * grid**2
+    return total + 3 * 16 * 8.0 * config.model.discriminator_dim + 3 * side**2
+
+
+def damsm_floats(config: Config, batch: float, command: str) -> float:
+    """Floats that DAMSM's losses keep of a batch: the image encoder, and all pairs of captions."""
+    encoder, words = config.encoder, float(config.data.max_words)
+    _, per_pixel = TRUNKS.get(encoder.trunk, OTHER_TRUNK)
+    # Training G sends a gradient through the trunk to the image; a frozen trunk alone keeps none.
+    kept = per_pixel if command == "train" or encoder.train_trunk else per_pixel / 10
+    regions = 64.0 if encoder.trunk == "small" else 289.0
+    pairs = batch * batch * words * (3 * regions + encoder.embedding_dim)
+    codes = batch * (regions + words) * (encoder.embedding_dim + encoder.token_dim)
+    return batch * kept * float(encoder.input_size) ** 2 + pairs + codes
+
+
+def memory(config: Config, command: str) -> float:
+    """Bytes that training by `command` ("train" or "damsm") takes, about."""
+    config = bounded(config)
+    encoder, words = config.encoder, float(config.data.max_words)
+    text = (VOCABULARY + 4.0 * encoder.embedding_dim) * encoder.token_dim
+    text += 4.0 * encoder.embedding_dim**2
+    trunk, _ = TRUNKS.get(encoder.trunk, OTHER_TRUNK)
+    encoders = text + trunk + 2048.0 * encoder.embedding_dim
+    order = 2.0 * config.data.train_images if config.data.name == "scenes" else 0.0
+    if command == "damsm":
+        side, batch = float(encoder.input_size), float(encoder.batch_size)
+        kept = TRAINED * encoders + damsm_floats(config, batch, command)
+    else:
+        side, batch = sides(config)[-1], float(config.optim.batch_size)
+        kept = encoders + _training_floats(config, batch)
+    loaded = batch * (3 * side**2 + 2 * words) * (2 + 2.0 * config.data.workers)
+    return PROCESS + WORKER * config.data.workers + FLOAT * (kept + loaded + order)
+
+
+def _training_floats(config: Config, batch: float) -> float:
+    model, words = config.model, float(config.data.max_words)
+    counts = parameters(config)
+    generator = counts.pop("generator")
+    kept = AVERAGED * generator + TRAINED * sum(counts.values())
+    images = sides(config)
+    judged = images[-1:] if model.single_image else images
+    per_image = generator_floats(config)
+    for side in images[:-1] if config.refine.names else []:
+        channels = max(float(model.feature_dim), words)
+        kept += TRAINED * 2 * 14 * channels**2  # φ_α and φ_β
+        per_image += side**2 * (24 * model.feature_dim + 12 * channels)
+        if config.refine.decode == "stage":
+            per_image += side**2 * (stage_floats(config) + 48 * model.feature_dim)
+    # The generator's phase judges in all sizes at once; its graph outlives the discriminators'.
+    per_image += sum(discriminator_floats(config, side) for side in judged)
+    kept += batch * per_image + float(config.loss.bank) * config.encoder.embedding_dim
+    return kept + (damsm_floats(config, batch, "train") if config.loss.damsm else 0.0)
+
+
+def steps(config: Config, command: str, processes: int = 1) -> int:
+    """Optimiser steps of the whole training by `command`."""
+    images, batch = config.optim.images, config.optim.batch_size * config.optim.accumulate
+    if command == "damsm":
+        images, batch = config.encoder.images, config.encoder.batch_size
+    return -(-images // (batch * processes))
+
+
+def require_memory(config: Config, command: str, available: float, where: str) -> None:
+    """Refuse settings that need far more memory than there is.
+
+    Args:
+        config: the settings.
+        command: "train" or "damsm".
+        available: bytes in all.
+        where: what has them, for the message.
+
+    Raises:
+        ConfigError: naming the setting that weighs most, the estimate and the remedy.
+    """
+    needed = memory(config, command)
+    if needed <= MARGIN * available:
+        return
+    key, value = heaviest(config, command)
+    raise ConfigError(
+        f"{key}={reprlib.repr(value)}: training would take about {readable(needed)} of memory, "
+        f"{where} has {readable(available)}; choose a smaller {key}"
+    )
+
+
+def heaviest(config: Config, command: str) -> tuple[str, int]:
+    """The whole number whose default would save most memory, and its value."""
+    weights: dict[str, float] = {}
+    values = {}
+    for key, one in settings(Config).items():
+        value: Any = config
+        for name in key.split("."):
+            value = getattr(value, name)
+        if one.kind is int and one.only in ("", command, "damsm") and value > one.default:
+            weights[key] = memory(replaced(config, key, one.default), command)
+            values[key] = value
+    key = min(weights, key=weights.__getitem__, default="optim.batch_size")
+    return key, values.get(key, config.optim.batch_size)
+
+
+def readable(size: float) -> str:
+    """Bytes in GiB, with two digits or as a power of ten."""
+    return f"{size / GIB:.1f} GiB" if size < 1e4 * GIB else f"{size / GIB:.0e} GiB"
+
+
+def summary(config: Config, command: str) -> str:
+    """For `--dry-run`: parameters by network, steps and memory, a line each."""
+    lines = []
+    if command == "train":
+        counts = parameters(bounded(config)).items()
+        lines.append("parameters, about: " + ", ".join(f"{n} {c / 1e6:.3g} M" for n, c in counts))
+    lines.append(f"steps: {steps(config, command):,} on one process")
+    lines.append(f"memory, about: {readable(memory(config, command))} without half precision")
+    return "\n".join(lines)

@@ -1,0 +1,109 @@
+import json
+
+import pytest
+import torch
+
+from baselines import damsm, train
+from baselines.config import Config, ConfigError, override
+from baselines.estimate import GIB, memory, parameters, require_memory, steps, summary
+from baselines.hosts import HOSTS, build_discriminators, build_generator
+from tests.baselines.commands import train_command
+
+ALL_PRESETS = [(host, name) for host in HOSTS for name in HOSTS[host].presets]
+
+
+@pytest.mark.parametrize(("host", "name"), ALL_PRESETS)
+def test_parameters_are_those_of_the_networks(host, name):
+    config = HOSTS[host].presets[name]
+    with torch.device("meta"):
+        generator, discriminators = build_generator(config), build_discriminators(config)
+    built = {"generator": generator}
+    built |= {f"D{network.image_size}": network for network in discriminators}
+    counted = {
+        name: sum(p.numel() for p in network.parameters()) for name, network in built.items()
+    }
+    assert parameters(config) == pytest.approx(counted, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "optim.batch_size=40", "model.stages=4", "model.feature_dim=64", "data.max_words=36",
+        "model.base_size=128", "model.discriminator_dim=128", "encoder.input_size=128",
+        "model.residual_blocks=4", "loss.bank=4096", "data.workers=16", "data.train_images=40000",
+    ],
+)  # fmt: skip
+def test_memory_grows_with_everything_that_is_held(setting):
+    config = HOSTS["alrgan"].presets["scenes"]
+    assert memory(override(config, [setting]), "train") > memory(config, "train")
+    assert memory(config, "train") > memory(HOSTS["attngan"].presets["scenes"], "train")
+
+
+# Peak resident memory of a training step from scratch, measured on a CPU (GiB).
+MEASURED = []
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ("data.max_words=1000000000", "data.max_words"),
+        ("model.stages=1000000", "model.stages"),
+        (f"model.base_size={2**40}", "model.base_size"),
+        (f"model.base_size={2**5000}", "model.base_size"),
+        ("model.feature_dim=1000000", "model.feature_dim"),
+        ("model.noise_dim=100000000000", "model.noise_dim"),
+        ("optim.batch_size=1000000", "optim.batch_size"),
+        ("model.residual_blocks=100000000", "model.residual_blocks"),
+        ("data.train_images=1000000000000", "data.train_images"),
+        ("data.workers=100000", "data.workers"),
+        ("loss.bank=10000000000", "loss.bank"),
+        ("model.discriminator_dim=100000", "model.discriminator_dim"),
+    ],
+)
+def test_absurd_settings_are_refused_by_name(setting, key):
+    config = override(HOSTS["alrgan"].presets["demo"], [setting])
+    with pytest.raises(ConfigError) as caught:
+        require_memory(config, "train", 64 * GIB, "cpu")
+    message = str(caught.value)
+    assert message.startswith(f"{key}=") and f"choose a smaller {key}" in message
+    assert "cpu has 64.0 GiB" in message and len(message) < 400 and "\n" not in message
+
+
+@pytest.mark.parametrize(("host", "name"), ALL_PRESETS)
+@pytest.mark.parametrize("command", ["train", "damsm"])
+def test_presets_fit_where_they_are_meant_to_run(host, name, command):
+    gib = 4 if name in ("demo", "cub-small") else 24
+    require_memory(HOSTS[host].presets[name], command, gib * GIB, "cpu")
+
+
+def test_the_commands_refuse_before_anything_is_built(tmp_path, encoders, monkeypatch):
+    monkeypatch.setattr("baselines.train.build_objective", None)
+    words = ["--set", "data.max_words=1000000000"]
+    with pytest.raises(ConfigError, match=r"data\.max_words=1000000000: training would take about"):
+        train.main([*train_command("alrgan", tmp_path / "run", encoders, 1), *words])
+    with pytest.raises(ConfigError, match=r"encoder\.batch_size=10000000: training would take"):
+        damsm.main(["--preset", "demo", "--run-dir", str(tmp_path / "run"), "--set",
+                    "encoder.batch_size=10000000"])  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_tells_what_training_takes_beside_the_configuration(tmp_path, capsys):
+    arguments = ["attngan", "--preset", "cub", "--run-dir", str(tmp_path / "run"), "--dry-run"]
+    train.main(arguments)
+    out, err = capsys.readouterr()
+    assert json.loads(out)["model"]["name"] == "attngan"
+    parameters_, steps_, memory_ = err.splitlines()
+    assert parameters_.startswith("parameters, about: generator 7.08 M, D64 6.31 M, ")
+    assert steps_ == "steps: 265,650 on one process"
+    assert memory_.startswith("memory, about: ")
+    # Absurd values are shown, not computed with for ever.
+    train.main([*arguments, "--set", "model.stages=1000000", "--set", f"data.max_words={10**30}"])
+    assert "e+" in capsys.readouterr().err
+
+
+def test_steps_count_the_images_of_all_processes():
+    config = override(Config(), ["optim.images=1000", "optim.batch_size=30", "encoder.images=100"])
+    assert steps(config, "train") == 34 and steps(config, "train", 4) == 9
+    assert steps(override(config, ["optim.accumulate=2"]), "train") == 17
+    assert steps(config, "damsm") == 3
+    assert summary(config, "damsm").startswith("steps: 3 on")
