@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from baselines import companions
 from baselines.cli import (
     checked_source,
     config_parser,
@@ -41,6 +42,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", default="scenes", help="cub, coco, scenes, demo, ...")
     parser.add_argument("--refine", choices=["none", "alr", "alr,lvr"], help="ALR in any host")
     parser.add_argument("--encoders", type=Path, help="run directory of baselines.damsm")
+    companions.add_options(parser)
     parser.add_argument("--run-dir", type=Path, required=True)
     return parser.parse_args(argv)
 
@@ -90,13 +92,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
     args = parse(argv)
     config = configure(args)
+    companion_dir = companions.given(config, args)
     if args.dry_run:
-        print_config(with_encoders(config, args.encoders, args.run_dir), "train")
+        config = with_encoders(config, args.encoders, args.run_dir)
+        print_config(companions.adopted(config, companion_dir, args.run_dir), "train")
         return
     from baselines.training import distributed
 
     with distributed.started(config.run.device) as world:
-        run(config, args.run_dir, args.encoders, world)
+        run(config, args.run_dir, args.encoders, world, companion_dir=companion_dir)
 
 
 def with_encoders(config: Config, encoders: Path | None, run_dir: Path) -> Config:
@@ -120,10 +124,12 @@ def run(
     encoders_dir: Path | None,
     world: World,
     *,
+    companion_dir: Path | None = None,
     hooks: Callable[[GANObjective], Iterable[Hook]] = lambda objective: (),
 ) -> None:
     """Train `config` in `run_dir`, from its newest checkpoint where there is one.
 
+    `companion_dir` is where the host's companion is, for a new run of a host that has one.
     `hooks` gives further things to do at intervals, on the main rank, of the objective they look
     at.
 
@@ -142,6 +148,8 @@ def run(
             "python -m baselines.damsm on the same data"
         )
     encoders = load_encoders(encoders_dir or run_dir)
+    companion = companions.find(config, companion_dir, run_dir)
+    config = companions.adopted(config, companion_dir, run_dir)
     # From here on, and in the run's files, `optim.amp` is what is computed in: "auto" may mean
     # something else on the machine where the run is gone on with.
     amp = resolved_amp(config.optim.amp, world.device)
@@ -151,11 +159,12 @@ def run(
     require_memory(config, "train", total_memory(world.device), str(world.device))
     saved = newest_state(config, run_dir, encoders.vocabulary)
     source = checked_source(config, "train", encoders.vocabulary)
-    objective = build_objective(config, encoders, world)
+    objective = build_objective(config, encoders, world, companion)
     # Nothing is written before everything that can be refused has been.
     done: list[Hook] = []
     if world.is_main:
         prepare(run_dir, config, encoders, objective, fresh=saved is None)
+        companions.keep(config, companion, run_dir)
         done = [*build_hooks(config, run_dir, encoders, objective), *hooks(objective)]
 
     batches = training_batches(
@@ -182,8 +191,13 @@ def run(
         logger.info("%d steps, %d images: %s", progress.step, progress.images, run_dir)
 
 
-def build_objective(config: Config, encoders: Encoders, world: World) -> GANObjective:
-    """Networks initialised from `run.seed`, the same on every rank."""
+def build_objective(
+    config: Config, encoders: Encoders, world: World, companion: Path | None = None
+) -> GANObjective:
+    """Networks initialised from `run.seed`, the same on every rank.
+
+    `companion` is the file of the further network that the host's losses read.
+    """
     import torch
 
     from baselines.refinement import refinement_terms
@@ -201,6 +215,7 @@ def build_objective(config: Config, encoders: Encoders, world: World) -> GANObje
         encoders.image,
         world,
         extra_terms=refinement_terms(config, stages, encoders.image, world),
+        **companions.load(config, companion, encoders.vocabulary),
     )
     for network in objective.networks.values():
         distributed.broadcast(network, world)

@@ -1,4 +1,4 @@
-"""Original AttnGAN, DM-GAN and DAMSM checkpoints to ours and back, one by one and as runs."""
+"""Checkpoints of the original hosts and of DAMSM to ours and back, one by one and as runs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from baselines.config import Config, EncoderConfig, ModelConfig, to_dict
 from baselines.conversion.recognise import build_like, original_names
 from baselines.data.originals import save_captions_pickle, vocabulary_from_captions_pickle
 from baselines.data.vocabulary import Vocabulary
-from baselines.hosts import preset
-from baselines.hosts.dmgan.fusion import DynamicMemory
+from baselines.hosts import HOSTS, preset
 from baselines.networks.discriminators import Discriminator
 from baselines.networks.encoders import ImageEncoder, TextEncoder
 from baselines.networks.generator import StackedGenerator
@@ -50,7 +49,8 @@ def from_original(state_dict: Mapping[str, Tensor]) -> nn.Module:
         state_dict: as loaded from the original's file; not modified, nothing is shared with it.
 
     Returns:
-        A TextEncoder, ImageEncoder, StackedGenerator or Discriminator of the state's dtype.
+        A TextEncoder, ImageEncoder, StackedGenerator, Discriminator or half of a captioner, of the
+        state's dtype.
 
     Raises:
         ConversionError: listing what does not fit.
@@ -131,6 +131,10 @@ def describe(module: nn.Module) -> dict[str, object]:
         return {"kind": "image_encoder", "embedding_dim": module.embedding_dim}
     if isinstance(module, StackedGenerator):
         return {"kind": "generator", **to_dict(_model_config(module))}
+    for host in HOSTS.values():
+        described = host.describe(module) if host.describe else None
+        if described is not None:
+            return described
     assert isinstance(module, Discriminator)
     return {
         "kind": f"discriminator_{module.image_size}",
@@ -141,10 +145,9 @@ def describe(module: nn.Module) -> dict[str, object]:
 
 
 def _model_config(generator: StackedGenerator) -> ModelConfig:
-    memory = any(isinstance(stage.fusion, DynamicMemory) for stage in generator.stages)
-    name = "dmgan" if memory else "attngan"
+    host = next(h for h in HOSTS.values() if h.original_names and h.original_names(generator))
     return replace(
-        preset(name, "cub").model,
+        host.presets["cub"].model,
         feature_dim=generator.feature_dim,
         condition_dim=generator.condition_dim,
         noise_dim=generator.noise_dim,
@@ -204,7 +207,8 @@ def _write_json(path: Path, content: object) -> None:
 def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: str) -> list[str]:
     """Convert `files` into `out`; returns a line per thing written.
 
-    A text encoder, an image encoder and a generator with `captions` become a run directory.
+    A text encoder, an image encoder and a generator with `captions` become a run directory, the
+    parts of a host's companion with `captions` its file.
     Everything else is written as `<kind>.safetensors` with a description `<kind>.json`.
 
     Raises:
@@ -236,10 +240,16 @@ def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: st
     ):
         write_run(out, text, image, generator, vocabulary, dataset)
         lines.append(f"{out}: a run directory for baselines.sample and baselines.evaluate")
-        found = {kind: m for kind, m in found.items() if kind.startswith("discriminator")}
+        found = {kind: m for kind, m in found.items() if m not in (text, image, generator)}
     elif vocabulary is not None:
         vocabulary.save(out / VOCABULARY)
         lines.append(f"{out / VOCABULARY}: {len(vocabulary)} words")
+    for host in HOSTS.values():
+        if host.companion and vocabulary is not None:
+            file = out / host.companion.file
+            written = host.companion.convert(list(found.values()), vocabulary, file)
+            lines += [f"{file}: for --{host.companion.option}"] if written else []
+            found = {kind: m for kind, m in found.items() if m not in written}
     for kind, module in found.items():
         save_weights(module, out / f"{kind}.safetensors", **describe(module))
         _write_json(out / f"{kind}.json", describe(module))

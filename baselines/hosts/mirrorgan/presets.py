@@ -10,29 +10,32 @@ from baselines import presets
 from baselines.config import Config, LossConfig, ModelConfig, OptimConfig, StreamConfig
 
 CUB_MODEL = ModelConfig(name="mirrorgan", feature_dim=32, discriminator_dim=64, residual_blocks=2)
-# No DAMSM in the generator's loss: the captioner takes its place.
-LOSS = LossConfig(damsm=0.0, caption=10.0)
 SMALL_STREAM = StreamConfig(trunk="small", input_size=64, pretrained=False, train_trunk=True)
+
+
+def mirrored(loss: LossConfig) -> LossConfig:
+    """No DAMSM in the generator's loss: the captioner takes its place."""
+    return replace(loss, damsm=0.0, caption=10.0)
 
 
 def small(base: Config, stream: StreamConfig) -> Config:
     """A preset of all hosts with this one's losses and a captioner trained from scratch."""
     model = replace(base.model, name="mirrorgan")
-    return replace(base, model=model, loss=LOSS, stream=stream)
+    return replace(base, model=model, loss=mirrored(base.loss), stream=stream)
 
 
 PRESETS: dict[str, Config] = {
     "cub": replace(
         presets.CUB,
         model=CUB_MODEL,
-        loss=LOSS,
+        loss=mirrored(presets.CUB.loss),
         stream=StreamConfig(images=5 * presets.CUB_IMAGES),
         optim=OptimConfig(batch_size=12, images=650 * presets.CUB_IMAGES),
     ),
     "scenes": replace(
         presets.SCENES,
         model=CUB_MODEL,
-        loss=LOSS,
+        loss=mirrored(presets.SCENES.loss),
         stream=replace(SMALL_STREAM, images=500_000),
     ),
     "cub-small": small(
