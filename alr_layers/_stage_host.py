@@ -1,13 +1,14 @@
 """One refinement stage of somebody else's generator: what a hook sees of it, and how it decodes."""
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from alr_layers.alr import ALRModule
+from alr_layers.options import Decode
 
 
 class Call(NamedTuple):
@@ -19,13 +20,20 @@ class Call(NamedTuple):
     output: Any
 
 
+class Inputs(NamedTuple):
+    """What the generator itself was called with."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
 class StageHook:
     """Tells its owner of every call of a stage. Copied or pickled with the generator, it is dead.
 
     The owner is held weakly: a generator keeps nothing of the refinement alive.
     """
 
-    def __init__(self, owner: Any = None, index: int = 0) -> None:
+    def __init__(self, owner: Any = None, index: int | None = None) -> None:
         self._owner = None if owner is None else weakref.ref(owner)
         self._index = index
 
@@ -38,49 +46,66 @@ class StageHook:
     # with, not a copy that the compiled graph hands out besides.
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch leaves it untyped
     def __call__(
-        self, stage: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *output: Any
     ) -> None:
-        """A forward hook with keyword arguments."""
+        """A forward hook, or pre-hook, with keyword arguments."""
         owner = self.owner
         if owner is not None:
-            owner.observe(self._index, stage, args, kwargs, output)
+            owner.observe(self._index, module, args, kwargs, *output)
 
     def __reduce__(self) -> tuple[type["StageHook"], tuple[()]]:
         return StageHook, ()
 
 
 class StageHost:
-    """A stage and its image head as layout source and decoder of `LayoutRefinement`.
+    """A stage of a generator as layout source and decoder of `LayoutRefinement`.
 
-    Decoding calls the stage as the generator did in its last pass, with h* in the place of h and
-    everything else detached: L_REC trains stage, head and encoder.
+    Decoding calls what the generator called in its last pass, with h* in the place of h and all
+    else detached: L_REC trains what lies behind h, and the encoder.
 
     Args:
-        stage: maps h and what else the generator hands over to the next features, alone or before
-            the layout (B, T, H, W) in a tuple.
-        head: maps features to images.
+        generator: the network as a whole.
+        stage: what reads h, and whatever else the generator hands over to it. Returns the next
+            features, alone or before the layout (B, T, H, W) in a tuple.
+        head: maps features to images; None where decode is "generator".
         feature_dim: D of h.
         own: the module that gives layouts where the stage has none.
-        by_stage: whether `head` reads what the stage returns, or h itself.
+        decode: what turns h* into an image: the stage and the head, the head alone, or the whole
+            generator, called anew with h* handed to the stage.
+        downsample: how much larger than the grid of h the decoded images are.
     """
 
     def __init__(
         self,
+        generator: nn.Module,
         stage: nn.Module,
-        head: nn.Module,
+        head: nn.Module | None,
         *,
         feature_dim: int,
         own: ALRModule | None,
-        by_stage: bool,
+        decode: Decode,
+        downsample: int,
     ) -> None:
-        self.stage, self.head, self.own, self.by_stage = stage, head, own, by_stage
-        self.feature_dim = feature_dim
+        self.generator, self.stage, self.head, self.own = generator, stage, head, own
+        self.feature_dim, self.by, self.downsample = feature_dim, decode, downsample
         self.call: Call | None = None
+        self.inputs: Inputs | None = None
         self.busy = False
         self._ran: tuple[Tensor, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"call": None, "busy": False, "_ran": None}
+        return self.__dict__ | {"call": None, "inputs": None, "busy": False, "_ran": None}
+
+    def anchor(self) -> Tensor:
+        """A weight that both the host's loss and L_REC reach."""
+        reached = self.head if self.by == "head" and self.head is not None else self.stage
+        weights = list(reached.parameters())
+        return next((weight for weight in weights if weight.requires_grad), weights[0])
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep what the generator is called with in its own pass."""
+        if not self.busy and torch.is_grad_enabled():
+            self.inputs = Inputs(args, kwargs)
 
     def observe(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Keep the generator's call; not those of decoding, nor those without a gradient."""
@@ -115,7 +140,10 @@ class StageHost:
 
     def decode(self, features: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
         """The image of any features."""
-        if not self.by_stage:
+        if self.by == "generator":
+            return self._replay(features)
+        assert self.head is not None
+        if self.by == "head":
             read = features
         else:
             output = self._run(features)
@@ -125,13 +153,42 @@ class StageHost:
 
     def finish(self) -> None:
         """Let go of the last pass and of its graph."""
-        self.call = self._ran = None
+        self.call = self.inputs = self._ran = None
+
+    def _replay(self, features: Tensor) -> Tensor:
+        """The generator called again; what it computes before the stage is thrown away."""
+        assert self.call is not None and self.inputs is not None
+        args, kwargs = exchanged(*self.inputs)
+
+        def hand_over(
+            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            own = _first(args, kwargs, is_features)
+            return exchanged(args, kwargs, {id(own): features})
+
+        handle = self.stage.register_forward_pre_hook(hand_over, with_kwargs=True)
+        devices = [features.device] if features.device.type == "cuda" else []
+        try:
+            # Noise that the generator draws inside must not move the host's random streams.
+            with torch.random.fork_rng(devices=devices):
+                output = self._guarded(self.generator, *args, **kwargs)
+        finally:
+            handle.remove()
+        images = [part for part in _flat(output) if is_features(part) and part.shape[1] == 3]
+        if not images:
+            raise TypeError(
+                f"{type(self.generator).__name__} returns no images (B, 3, H, W) to compare with"
+                " the real ones; wire LayoutRefinement explicitly"
+            )
+        largest: Tensor = max(images, key=lambda image: int(image.shape[2]))
+        return largest
 
     def _run(self, features: Tensor) -> Any:
         """What the stage returns for `features`; once for the layout and the image of the same."""
         if self._ran is None or self._ran[0] is not features:
             assert self.call is not None
-            args, kwargs = _replaced(self.call, features)
+            own = {id(self.call.features): features}
+            args, kwargs = exchanged(self.call.args, self.call.kwargs, own)
             self._ran = features, self._guarded(self.stage, *args, **kwargs)
         return self._ran[1]
 
@@ -172,13 +229,25 @@ def _first(
     return next((value for value in (*args, *kwargs.values()) if fits(value)), None)
 
 
-def _replaced(call: Call, features: Tensor) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments of `call` with other features and everything else detached."""
+def exchanged(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], new: Mapping[int, Tensor] | None = None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments with the tensors in `new` (by id) exchanged and all others detached."""
 
     def exchange(value: Any) -> Any:
-        if value is call.features:
-            return features
+        if new is not None and id(value) in new:
+            return new[id(value)]
         return value.detach() if isinstance(value, Tensor) else value
 
-    args = [exchange(value) for value in call.args]
-    return args, {name: exchange(value) for name, value in call.kwargs.items()}
+    return tuple(map(exchange, args)), {name: exchange(value) for name, value in kwargs.items()}
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    """The parts of nested tuples, lists and mappings."""
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _flat(part)
+    else:
+        yield value

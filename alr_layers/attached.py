@@ -21,11 +21,13 @@ class AttachedRefinement(nn.Module):
     Made for AttnGAN, DM-GAN and their kin: stages `h_net2`, `h_net3`, ... called with features
     (B, D, H, W) among their arguments, returning twice the grid, and image heads `img_net1`, ... A
     stage that returns an attention map (B, T, H, W) beside its features gives Θ itself; for others
-    (StackGAN++) an `ALRModule` is brought along that lives in training only.
+    (StackGAN++) an `ALRModule` is brought along that lives in training only. With
+    decode="generator" any generator will do in which a module reads h (DF-GAN, SSA-GAN).
 
     Hooks on the stages note h and Θ of the generator's own pass; h* is decoded by calling the stage
-    again the way the generator called it. Passes without gradients are not looked at. Call it once
-    per step of the generator, after the host's loss is summed and before it is differentiated:
+    (or the generator) again the way it was called. Passes without gradients are not looked at. Call
+    it once per step of the generator, after the host's loss is summed and before it is
+    differentiated:
 
         loss = refinement(loss, real_images, step=step)
 
@@ -53,14 +55,18 @@ class AttachedRefinement(nn.Module):
         self._register()
 
     def _register(self) -> None:
-        """Hook the stages; hooks that a copy of the generator brought along are dropped."""
+        """Hook generator and stages; hooks that a copy of them brought along are dropped."""
+        (generator,) = self._host
+        for module in (generator, *(host.stage for host in self._stages)):
+            for hooks in (module._forward_pre_hooks, module._forward_hooks):
+                for key, hook in list(hooks.items()):
+                    if isinstance(hook, StageHook) and hook.owner is None:
+                        del hooks[key]
+        begin = StageHook(self, None)
+        self._handles = [generator.register_forward_pre_hook(begin, with_kwargs=True)]
         for index, host in enumerate(self._stages):
-            hooks = host.stage._forward_hooks
-            for key, hook in list(hooks.items()):
-                if isinstance(hook, StageHook) and hook.owner is None:
-                    del hooks[key]
-            mine = StageHook(self, index)
-            self._handles.append(host.stage.register_forward_hook(mine, with_kwargs=True))
+            hook = StageHook(self, index)
+            self._handles.append(host.stage.register_forward_hook(hook, with_kwargs=True))
 
     def remove(self) -> None:
         """Take the hooks off the generator again."""
@@ -69,19 +75,23 @@ class AttachedRefinement(nn.Module):
 
     def observe(
         self,
-        index: int,
-        stage: nn.Module,
+        index: int | None,
+        module: nn.Module,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        output: Any,
+        *output: Any,
     ) -> None:
-        """Called by the hooks after every call of a stage."""
-        if getattr(stage, "_is_replica", False):
+        """Called by the hooks before every call of the generator and after those of its stages."""
+        if getattr(module, "_is_replica", False):
             raise RuntimeError(
                 "attach cannot follow a generator that DataParallel splits over several devices:"
                 " use one device, or DistributedDataParallel"
             )
-        self._stages[index].observe(args, kwargs, output)
+        if index is None:
+            for host in self._stages:
+                host.begin(args, kwargs)
+        else:
+            self._stages[index].observe(args, kwargs, *output)
 
     def forward(
         self,
@@ -121,7 +131,7 @@ class AttachedRefinement(nn.Module):
                 terms,
                 at=[host.call.features for host in self._stages if host.call is not None],
                 step=step,
-                anchors=[{"reconstruction": next(host.head.parameters())} for host in self._stages],
+                anchors=[{"reconstruction": host.anchor()} for host in self._stages],
             )
             return loss
         finally:
@@ -152,8 +162,7 @@ class AttachedRefinement(nn.Module):
                     " (B, C, T) and lengths (B,), refine(loss, images, step=..., words=...,"
                     " lengths=...)"
                 )
-            scale = 2 if host.by_stage else 1
-            images = _of_size(pyramid, features.shape[2] * scale, features.shape[3] * scale)
+            images = _of_size(pyramid, *(side * host.downsample for side in features.shape[2:]))
             found.append(refinement(features, host.fake_layout(*own), images, *own))
         return found
 

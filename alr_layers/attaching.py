@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ def attach(
     stages: Sequence[str] | None = None,
     heads: Sequence[str] | None = None,
     feature_dims: Sequence[int] | None = None,
+    downsample: int | None = None,
     own_layout: bool | None = None,
     word_dim: int | None = None,
     use_lvr: bool = True,
@@ -41,12 +43,14 @@ def attach(
             add `refinement.parameters()` to it yourself.
         balance: how terms are weighed; None is TermBalance(alr=0.05, lvr=0.02), with reconstruction
             at weight 1.
-        decode: our two readings of the decoder in E4: "stage", the whole refinement stage and its
-            head on h*; or "head", the image head that reads h.
-        stages: names of the refinement stages; None finds h_net2, h_net3, ...
+        decode: our readings of the decoder in E4: "stage", the refinement stage and its head on h*;
+            "head", the image head that reads h; "generator", all of it called anew from h* on.
+        stages: names of the modules that read h; None finds h_net2, h_net3, ...
         heads: for every stage the image head that decodes: with "stage" the one that reads what the
             stage returns, with "head" the one that reads h. None finds img_net1, img_net2, ...
         feature_dims: D of every stage's h; None reads them off the weights.
+        downsample: side of the decoded images over that of h, a power of two; None is 2 for
+            "stage", 1 for "head".
         own_layout: bring an `ALRModule` along for Θ; None does so where the stage has neither `att`
             (AttnGAN) nor `M_w` (DM-GAN).
         word_dim: C, channels of the words, for `own_layout`.
@@ -57,11 +61,11 @@ def attach(
         ValueError: stages, heads or sizes are not found; the message says what to name.
         TypeError: `generator` is not a module.
     """
-    plan = _plan(generator, decode, stages, heads, feature_dims)
     network = unwrapped(generator)
+    plan = _plan(network, decode, stages, heads, feature_dims, downsample)
     # Initial weights are drawn from a copy of the random stream: the host's goes on undisturbed.
     with torch.random.fork_rng(devices=[]):
-        hosts = [_stage_host(network, *entry, decode, own_layout, word_dim) for entry in plan]
+        hosts = [_stage_host(network, entry, own_layout, word_dim) for entry in plan]
         refinements = [_refinement(network, host, alr, use_lvr) for host in hosts]
     if balance is None:
         balance = TermBalance(alr=0.05, lvr=0.02) if use_lvr else TermBalance(alr=0.05)
@@ -72,46 +76,60 @@ def attach(
     return attached
 
 
+class _Entry(NamedTuple):
+    """One stage by name."""
+
+    stage: str
+    head: str | None
+    feature_dim: int
+    decode: Decode
+    downsample: int
+
+
 def _plan(
-    generator: nn.Module,
+    network: nn.Module,
     decode: Decode,
     stages: Sequence[str] | None,
-    heads: Sequence[str] | None,
+    heads: Sequence[str | None] | None,
     feature_dims: Sequence[int] | None,
-) -> list[tuple[str, str, int]]:
-    """(stage, image head, D) by name for every stage."""
-    if not isinstance(generator, nn.Module):
-        raise TypeError(f"generator is a {type(generator).__name__}, expected a torch.nn.Module")
+    downsample: int | None,
+) -> list[_Entry]:
+    """What is to be attached where."""
     _checks.choice("decode", decode, DECODES)
-    network = unwrapped(generator)
     names = _stage_names(network) if stages is None else list(stages)
-    if heads is None:
+    if decode == "generator":
+        heads = [None] * len(names)
+        if downsample is None:
+            raise ValueError(
+                'decode="generator" needs downsample: the side of the generator\'s images over that'
+                " of the features that the stage reads, e.g. 256 / 64 = 4"
+            )
+    elif heads is None:
         heads = [_head_name(name, 0 if decode == "stage" else 1) for name in names]
     if feature_dims is None:
         feature_dims = [_feature_dim(network, name) for name in names]
     for given, what in ((heads, "heads"), (feature_dims, "feature_dims")):
         if len(given) != len(names):
             raise ValueError(f"{what} has {len(given)} entries, expected one for each of {names}")
-    return list(zip(names, heads, feature_dims, strict=True))
+    factor = downsample or (2 if decode == "stage" else 1)
+    return [
+        _Entry(*entry, decode, factor) for entry in zip(names, heads, feature_dims, strict=True)
+    ]
 
 
 def _stage_host(
-    network: nn.Module,
-    name: str,
-    head: str,
-    feature_dim: int,
-    decode: Decode,
-    own_layout: bool | None,
-    word_dim: int | None,
+    network: nn.Module, entry: _Entry, own_layout: bool | None, word_dim: int | None
 ) -> StageHost:
-    stage = _part(network, name, "stages")
+    stage = _part(network, entry.stage, "stages")
     own = not (hasattr(stage, "att") or hasattr(stage, "M_w")) if own_layout is None else own_layout
     return StageHost(
+        network,
         stage,
-        _part(network, head, "heads"),
-        feature_dim=feature_dim,
-        own=_own_module(feature_dim, word_dim, name) if own else None,
-        by_stage=decode == "stage",
+        None if entry.head is None else _part(network, entry.head, "heads"),
+        feature_dim=entry.feature_dim,
+        own=_own_module(entry.feature_dim, word_dim, entry.stage) if own else None,
+        decode=entry.decode,
+        downsample=entry.downsample,
     )
 
 
@@ -123,13 +141,15 @@ def _refinement(
         decode=host.decode,
         use_lvr=use_lvr,
         alr=alr(host.feature_dim),
-        encoder=LayoutEncoder(host.feature_dim, downsample=2 if host.by_stage else 1),
+        encoder=LayoutEncoder(host.feature_dim, downsample=host.downsample),
         host=network,
     )
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
     """The network inside DataParallel, DistributedDataParallel and torch.compile."""
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"generator is a {type(network).__name__}, expected a torch.nn.Module")
     while True:
         inner = getattr(network, "_orig_mod", None)
         if inner is None and "Parallel" in type(network).__name__:

@@ -1,6 +1,5 @@
 """Weights that work on any host: TermBalance holds each term at a share of the host's gradient."""
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from alr_layers import _checks
 from alr_layers._gradients import norm_at, obstacle, root_mean_square_over_ranks
+from alr_layers._journal import Journal
 from alr_layers._stages import (
     Anchors,
     Schedule,
@@ -22,7 +22,8 @@ from alr_layers._stages import (
     split,
 )
 
-_log = logging.getLogger("alr_layers")
+# How much the newest measurement counts, at least, in the moving average of a scale.
+RECENT = 0.25
 
 
 class TermBalance(nn.Module):
@@ -34,12 +35,13 @@ class TermBalance(nn.Module):
 
         scale = share · ‖∂ host_loss / ∂h‖ / ‖∂ term / ∂h‖
 
-    measured when the term first counts and then every `every` steps, and kept in between. A term
-    that is not named, or whose share is 0, keeps the scale 1.
+    measured when the term first counts, after 1, 2, 4, ... further steps and then every `every`
+    steps, averaged over about the last four measurements, and kept in between. A term that is not
+    named, or whose share is 0, keeps the scale 1.
 
     The cost: a step that measures runs one more backward pass of the host's loss and of each named
-    term, from the loss down to `at` (not through the layers below), and waits for the device once.
-    With every=16 that is one step in sixteen; between them a step costs nothing extra.
+    term, from the loss down to `at` (not through the layers below), and waits for the device. With
+    every=16 that is one step in sixteen; between them a step costs nothing extra.
 
     A measurement is dropped, with one warning in the log of `alr_layers`, where a gradient is not
     finite or is zero (a term below 1e-12 of the host's counts as zero): the scale stays as it was,
@@ -73,7 +75,7 @@ class TermBalance(nn.Module):
         tensor([1.0500, 1.0500, 1.0500, 1.0500])
     """
 
-    measured_at: Tensor
+    measured: Tensor
 
     def __init__(
         self,
@@ -95,13 +97,21 @@ class TermBalance(nn.Module):
             if hasattr(self, name):
                 raise ValueError(f"a term cannot be called {name!r}, a name of torch.nn.Module")
             self.register_buffer(name, self._unmeasured(name, 1))
-        self.register_buffer("measured_at", torch.full((len(self.shares),), -1))
-        # What the buffers hold, known without asking the device.
-        self._last_measured = dict.fromkeys(self.shares, -1)
+        # By share: the step of the last measurement (-1: none yet), and how many there were.
+        self.register_buffer("measured", self._never())
+        self._record = self._read_record()  # the same, known without asking the device
         self._shapes: tuple[int, list[torch.Size]] | None = None
         self._labels, self._step = [""], 0
-        self._told: dict[str, float | str] = {}
-        self._ratios: dict[str, float] = {}
+        self._journal = Journal()
+
+    def _never(self) -> Tensor:
+        return torch.tensor([-1, 0]).repeat(len(self.shares), 1)
+
+    def _read_record(self) -> dict[str, tuple[int, int]]:
+        rows = self.measured.tolist()
+        return {
+            name: (int(row[0]), int(row[1])) for name, row in zip(self.shares, rows, strict=True)
+        }
 
     def _unmeasured(self, name: str, stages: int) -> Tensor:
         """Scales before the first measurement: until then a shared term does not count at all."""
@@ -218,14 +228,16 @@ class TermBalance(nn.Module):
     def report(self) -> dict[str, dict[str, float]]:
         """What was measured last, by term ("stage1/alr" where there are several stages).
 
-        "ratio" is the gradient of the unweighted term as a fraction of the host's (NaN before the
-        first measurement), "scale" and "weight" what it was last multiplied with.
+        "ratio" is the gradient of the unweighted term as a fraction of the host's, averaged as the
+        scale is (NaN before the first measurement and without a share); "scale" and "weight" are
+        what the term was last multiplied with.
         """
         found = {}
         for name in self.shares:
             for label, scale in zip(self._labels, self.get_buffer(name).tolist(), strict=True):
+                share = self.shares[name]
                 found[label + name] = {
-                    "ratio": self._ratio(label, name, scale),
+                    "ratio": share / scale if share and scale else math.nan,
                     "scale": scale,
                     "weight": self.weight(name, self._step),
                 }
@@ -235,13 +247,6 @@ class TermBalance(nn.Module):
         """Options for the printed module."""
         shares = "".join(f"{name}={share}, " for name, share in self.shares.items())
         return f"{shares}start={self.start}, ramp={self.ramp}, every={self.every}"
-
-    def _ratio(self, label: str, name: str, scale: float) -> float:
-        """Gradient of the unweighted term over the host's; a scale tells it too."""
-        share = self.shares[name]
-        if not share:
-            return self._ratios.get(label + name, math.nan)
-        return share / scale if scale else math.nan
 
     def factor(self, name: str, stage: int, step: int) -> float | Tensor:
         """What a term of a stage (from 0) is multiplied with at `step`, once `update` has measured.
@@ -307,23 +312,21 @@ class TermBalance(nn.Module):
             scales = self.get_buffer(name)
             if len(scales) == stages:
                 continue
-            if self._last_measured[name] >= 0:
+            if self._record[name][1]:
                 raise ValueError(
                     f"terms has {stages} stage(s), TermBalance holds scales of {len(scales)}"
                 )
             setattr(self, name, self._unmeasured(name, stages).to(scales))
 
     def _due(self, stages: list[Stage], step: int) -> set[str]:
-        """The shared terms to measure at `step`: never measured, or `every` steps ago."""
-        present = {name for stage in stages for name in stage.terms}
-        return {
-            name
-            for name, share in self.shares.items()
-            if share
-            and name in present
-            and self.weight(name, step)
-            and not 0 <= self._last_measured[name] <= step < self._last_measured[name] + self.every
-        }
+        """The shared terms to measure at `step`; the intervals double up to `every`."""
+        due = set()
+        for name, (last, count) in self._record.items():
+            interval = min(self.every, 2 ** max(count - 1, 0))
+            waits = count and last <= step < last + interval
+            if self.shares[name] and self.weight(name, step) and not waits:
+                due.add(name)
+        return due & {name for stage in stages for name in stage.terms}
 
     def _measure_due(self, host_loss: Tensor, stages: list[Stage], step: int) -> None:
         due = self._due(stages, step)
@@ -360,40 +363,31 @@ class TermBalance(nn.Module):
         for index, (stage, pairs) in enumerate(zip(stages, norms, strict=True)):
             for name in filter(pairs.__contains__, self.shares):
                 host, norm = pairs[name]
-                label, share = stage.label + name, self.shares[name]
-                self._ratios[label] = norm / host if host else math.nan
-                if name in due and self._usable(label, host, norm):
-                    scale = share * host / norm
-                    with torch.no_grad():
-                        self.get_buffer(name)[index] = scale
-                    self._tell(label, norm / host, scale, share)
+                if name not in due:
+                    continue
+                if reason := obstacle(host, norm):
+                    self._journal.dropped(stage.label + name, reason)
+                else:
+                    self._set_scale(stage.label, name, index, norm / host)
         for position, name in enumerate(self.shares):
             if name in due:
-                self._last_measured[name] = step
-                self.measured_at[position] = step
+                self._record[name] = step, self._record[name][1] + 1
+                self.measured[position] = torch.tensor(self._record[name])
 
-    def _usable(self, label: str, host: float, norm: float) -> bool:
-        """Whether a ratio can be taken; if not, say so once per term and reason."""
-        reason = obstacle(host, norm)
-        if reason and self._told.get(label) != reason:
-            self._told[label] = reason
-            _log.warning("%s: %s; its scale stays as it was", label, reason)
-        return not reason
+    def _set_scale(self, label: str, name: str, stage: int, ratio: float) -> None:
+        """Move the scale, in proportions, towards what the measured ratio asks for.
 
-    def _tell(self, label: str, ratio: float, scale: float, share: float) -> None:
-        """Log a measurement in words: at INFO the first time and after a change by half."""
-        last = self._told.get(label)
-        news = not isinstance(last, float) or not 0.5 < scale / last < 2
-        if news:
-            self._told[label] = scale
-        _log.log(
-            logging.INFO if news else logging.DEBUG,
-            "%s is %.1g of the host's gradient; scaled by %.3g to %g of it",
-            label,
-            ratio,
-            scale,
-            share,
-        )
+        The k-th measurement counts 1/k, and no less than RECENT: at first a plain average, then a
+        moving one, since the gradients of single batches differ.
+        """
+        share, scales = self.shares[name], self.get_buffer(name)
+        scale, wanted = float(scales[stage]), self.shares[name] / ratio
+        if scale:
+            part = max(1 / (self._record[name][1] + 1), RECENT)
+            wanted = scale * (wanted / scale) ** part
+        with torch.no_grad():
+            scales[stage] = wanted
+        self._journal.measured(label + name, ratio, wanted, share)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TermBalance":
         """Move, but keep scales in float32: `.half()` would turn a scale of 1e6 into infinity."""
@@ -412,11 +406,10 @@ class TermBalance(nn.Module):
         for name in self.shares:
             saved = state_dict.get(prefix + name)
             if isinstance(saved, Tensor) and saved.dim() == 1:
-                setattr(self, name, self._unmeasured(name, len(saved)).to(self.measured_at.device))
-        state_dict.setdefault(prefix + "measured_at", torch.full_like(self.measured_at, -1))
+                setattr(self, name, self._unmeasured(name, len(saved)).to(self.measured.device))
+        state_dict.setdefault(prefix + "measured", self._never())
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        steps = map(int, self.measured_at.tolist())
-        self._last_measured = dict(zip(self.shares, steps, strict=True))
+        self._record = self._read_record()
         self._labels = labels_of(
             max((len(self.get_buffer(name)) for name in self.shares), default=1)
         )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from baselines.data.source import Source
+    from baselines.data.vocabulary import Vocabulary
     from baselines.runs import Encoders
     from baselines.training.distributed import World
 
@@ -140,11 +141,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(config: Config, run_dir: Path, image_weights: Path | None, world: World) -> None:
     """Train the encoders of `config` in `run_dir`, from its newest checkpoint if there is one."""
-    import torch
-
     from baselines.data import build_vocabulary
-    from baselines.networks.encoders import build_image_encoder, build_text_encoder
-    from baselines.runs import CONFIG, ENCODERS, VOCABULARY, Encoders, newest_state
+    from baselines.runs import CONFIG, ENCODERS, VOCABULARY, newest_state
     from baselines.training import distributed
     from baselines.training.damsm import DAMSMObjective
     from baselines.training.hardware import total_memory
@@ -155,13 +153,7 @@ def run(config: Config, run_dir: Path, image_weights: Path | None, world: World)
     source, held_out = checked_source(config, "train"), checked_source(config, "test")
     vocabulary = build_vocabulary(source, config.data.min_count)
     saved = newest_state(config, run_dir, vocabulary, "damsm")
-    torch.manual_seed(config.run.seed)
-    encoders = Encoders(
-        build_text_encoder(config.encoder, len(vocabulary)),
-        build_image_encoder(config.encoder, fetch=saved is None, weights_file=image_weights),
-        vocabulary,
-        dataclasses.replace(config.encoder, pretrained=False),
-    )
+    encoders = fresh_encoders(config, vocabulary, image_weights, fetch=saved is None)
     objective = DAMSMObjective(config, encoders.text, encoders.image, len(source), world)
     for network in objective.networks.values():
         distributed.broadcast(network, world)
@@ -201,6 +193,24 @@ def run(config: Config, run_dir: Path, image_weights: Path | None, world: World)
             validation.best,
             run_dir / ENCODERS,
         )
+
+
+def fresh_encoders(
+    config: Config, vocabulary: Vocabulary, image_weights: Path | None, *, fetch: bool
+) -> Encoders:
+    """Encoders initialised from `run.seed`; `fetch` starts the trunk from ImageNet's weights."""
+    import torch
+
+    from baselines.networks.encoders import build_image_encoder, build_text_encoder
+    from baselines.runs import Encoders
+
+    torch.manual_seed(config.run.seed)
+    return Encoders(
+        build_text_encoder(config.encoder, len(vocabulary)),
+        build_image_encoder(config.encoder, fetch=fetch, weights_file=image_weights),
+        vocabulary,
+        dataclasses.replace(config.encoder, pretrained=False),
+    )
 
 
 if __name__ == "__main__":

@@ -1,28 +1,26 @@
 """Measure a trained run: `python -m baselines.evaluate --run runs/x`.
 
-Draws an image for every caption of the test split with the averaged weights, and writes
-`evaluation.json` with every setting that the numbers depend on into the run directory.
+Draws an image for every caption of the test split with the averaged weights, and adds the numbers,
+with every setting that they depend on, to `evaluation.json` in the run directory.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from baselines.cli import run_command
+from baselines.errors import UserError
+from baselines.metrics import METRICS
 from baselines.metrics.evaluation import Options, evaluate
-from baselines.metrics.extractors import NAMES
-from baselines.metrics.quality import PUBLISHED_COUNT, few_images_warning
+from baselines.metrics.extractors import EXTRACTORS
+from baselines.metrics.fid import PUBLISHED_COUNT
+from baselines.metrics.record import RESULT, store
 from baselines.metrics.report import table
-from baselines.metrics.scores import METRICS, check_names
 from baselines.runs import INITIAL, load_run
 from baselines.sampling.pipeline import usable_device
-from baselines.training.checkpoint import write_atomic
-
-RESULT = "evaluation.json"
 
 logger = logging.getLogger(__name__)
 
@@ -34,50 +32,94 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--images",
         type=int,
-        help=f"how many to draw: by default one for every caption, at most {PUBLISHED_COUNT:,}",
+        help=f"captions to draw for: by default all, at most {PUBLISHED_COUNT:,}",
     )
+    parser.add_argument(
+        "--real-images", type=int, help="real images to compare with: by default all of the split"
+    )
+    parser.add_argument("--samples", type=int, default=1, help="images drawn for each caption")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument(
         "--metrics", help=f"some of {','.join(METRICS)}; by default all that can be had"
     )
     parser.add_argument(
-        "--extractor", default="damsm", help=f"features of fid and is, some of {','.join(NAMES)}"
+        "--extractor",
+        default="damsm",
+        help=f"features of fid, kid and is, some of {','.join(EXTRACTORS)}",
     )
     parser.add_argument(
-        "--inception", type=Path, metavar="FILE", help="weights or TorchScript of the Inception"
+        "--weights", action="append", default=[], metavar="EXTRACTOR=FILE",
+        help="weights of an extractor from a file instead of the usual download (repeatable)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--inception", type=Path, metavar="FILE", help="the same for the Inception asked for"
     )
+    parser.add_argument(
+        "--independent-encoder", type=Path, metavar="RUN",
+        help="also measure R-precision by encoders that the generator was not trained with",
+    )  # fmt: skip
     parser.add_argument(
         "--before-after", action="store_true", help="measure the untrained generator too"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of noise, candidates and shuffles")
-    parser.add_argument("--out", type=Path, help=f"instead of {RESULT} in the run directory")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of noise, candidates, shuffles and resampling"
+    )
+    parser.add_argument(
+        "--out", type=Path, help=f"instead of {RESULT} in the run directory; nothing is left there"
+    )
     parser.add_argument("--device", default="auto")
     return parser.parse_args(argv)
+
+
+def weight_files(args: argparse.Namespace) -> dict[str, Path]:
+    """Read `--weights` and `--inception` as files by extractor.
+
+    Raises:
+        UserError: an argument of another form, or one file for two Inceptions.
+    """
+    files = {}
+    for given in args.weights:
+        name, separator, file = given.partition("=")
+        if not separator or name not in EXTRACTORS:
+            known = ", ".join(EXTRACTORS)
+            raise UserError(f"--weights {given}: write EXTRACTOR=FILE, EXTRACTOR one of {known}")
+        files[name] = Path(file)
+    if args.inception is not None:
+        asked = [name for name in args.extractor.split(",") if name in EXTRACTORS]
+        asked = [name for name in asked if EXTRACTORS[name].is_inception]
+        if len(asked) > 1:
+            raise UserError(
+                "one file of weights cannot serve two Inceptions; use --weights EXTRACTOR=FILE"
+            )
+        files |= dict.fromkeys(asked, args.inception)
+    return files
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
     args = parse(argv)
+    path = args.out or args.run / RESULT
     options = Options(
         metrics=args.metrics.split(",") if args.metrics else None,
         extractors=args.extractor.split(","),
-        inception=args.inception,
+        weights=weight_files(args),
         images=args.images,
+        real_images=args.real_images,
+        samples=args.samples,
+        independent=args.independent_encoder,
         batch_size=args.batch_size,
         seed=args.seed,
+        cache=path.parent,
     )
-    check_names(options.metrics or [])
+    options.check()
     device = usable_device(args.device)
     run = load_run(args.run, device=device)
     untrained = load_run(args.run, device=device, weights=INITIAL) if args.before_after else None
-    report = evaluate(run, options, untrained=untrained)
-    path = args.out or args.run / RESULT
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    write_atomic(path, lambda file: file.write(text.encode()))
-    print(table(report))
-    warning = few_images_warning(report["images"])
-    if warning and any(row.startswith(("fid/", "is/")) for row in report["metrics"]):
-        logger.warning(warning)
+    entry = evaluate(run, options, untrained=untrained)
+    store(path, entry)
+    print(table(entry))
+    for warning in entry["warnings"]:
+        logger.warning("WARNING (%s): %s.", warning["metric"], warning["reason"])
     print(f"\n{path}")
 
 

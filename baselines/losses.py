@@ -1,4 +1,4 @@
-"""The hosts' losses: adversarial, DAMSM, caption, KL.
+"""The hosts' losses: adversarial (E13, E14), DAMSM, caption, KL.
 
 All are computed in float32 at least, whatever autocast says, and return scalars.
 """
@@ -130,7 +130,7 @@ def words_loss(
     gamma2: float,
     gamma3: float,
 ) -> tuple[Tensor, Tensor]:
-    """DAMSM's word loss (baselines_spec 6.2), (image to text, text to image).
+    """DAMSM's word loss, (image to text, text to image).
 
     Args:
         regions: (B, E, H, W).
@@ -216,7 +216,7 @@ def discriminator_terms(
     *,
     wrong: str | Tensor = "shift",
 ) -> dict[str, Tensor]:
-    """A discriminator's loss and its parts (baselines_spec 6.1).
+    """A discriminator's loss and its parts (E14 with AttnGAN's weights).
 
     Args:
         discriminator: a `Discriminator`.

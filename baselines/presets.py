@@ -16,7 +16,7 @@ from baselines.config import (
 
 CUB_IMAGES, COCO_IMAGES = 8_855, 82_783  # training images, one epoch of the originals
 
-# baselines_spec 8.3. The originals' DAMSM runs to epoch 200 on CUB and 100 on COCO.
+# As in the originals' configuration files. Their DAMSM runs to epoch 200 on CUB and 100 on COCO.
 CUB = Config(
     data=DataConfig(name="cub", max_words=18, captions_per_image=10, workers=4),
     encoder=EncoderConfig(images=200 * CUB_IMAGES),

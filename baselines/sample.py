@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from baselines.pictures.sheet import CaptionText
     from baselines.sampling.album import Album
-    from baselines.sampling.pipeline import EncodedCaption, Inputs, Pipeline
+    from baselines.sampling.drawing import Inputs
+    from baselines.sampling.pipeline import EncodedCaption, Pipeline
 
 TEST_IMAGES = 8
 COLUMNS = 6

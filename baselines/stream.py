@@ -49,8 +49,8 @@ def validate(
     """How the captioner tells every caption of a whole split, without augmentation.
 
     Returns:
-        "cross_entropy" per word, in nats, and "accuracy", the share of words that it finds likeliest
-        where they stand.
+        "cross_entropy" per word, in nats, and "accuracy", the share of words that it holds for the
+        likeliest where they stand.
     """
     import torch
     from torch.nn.functional import cross_entropy

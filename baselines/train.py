@@ -139,7 +139,6 @@ def run(
         DataError: broken data.
     """
     from baselines.runs import ENCODERS, load_encoders, newest_state
-    from baselines.training.hardware import resolved_amp, total_memory
     from baselines.training.loop import train
 
     if encoders_dir is None and not (run_dir / ENCODERS).exists():
@@ -149,14 +148,7 @@ def run(
         )
     encoders = load_encoders(encoders_dir or run_dir)
     companion = companions.find(config, companion_dir, run_dir)
-    config = companions.adopted(config, companion_dir, run_dir)
-    # From here on, and in the run's files, `optim.amp` is what is computed in: "auto" may mean
-    # something else on the machine where the run is gone on with.
-    amp = resolved_amp(config.optim.amp, world.device)
-    config = dataclasses.replace(
-        config, encoder=encoders.config, optim=dataclasses.replace(config.optim, amp=amp)
-    )
-    require_memory(config, "train", total_memory(world.device), str(world.device))
+    config = settled(companions.adopted(config, companion_dir, run_dir), encoders, world)
     saved = newest_state(config, run_dir, encoders.vocabulary)
     source = checked_source(config, "train", encoders.vocabulary)
     objective = build_objective(config, encoders, world, companion)
@@ -189,6 +181,25 @@ def run(
     )
     if world.is_main:
         logger.info("%d steps, %d images: %s", progress.step, progress.images, run_dir)
+
+
+def settled(config: Config, encoders: Encoders, world: World) -> Config:
+    """`config` with what the encoders and the machine decide, as the run's files hold it.
+
+    The encoders keep their own settings, and `optim.amp=auto` becomes what is computed in: it may
+    mean something else on the machine where the run is gone on with.
+
+    Raises:
+        ConfigError: training would take far more memory than there is.
+    """
+    from baselines.training.hardware import resolved_amp, total_memory
+
+    amp = resolved_amp(config.optim.amp, world.device)
+    config = dataclasses.replace(
+        config, encoder=encoders.config, optim=dataclasses.replace(config.optim, amp=amp)
+    )
+    require_memory(config, "train", total_memory(world.device), str(world.device))
+    return config
 
 
 def build_objective(

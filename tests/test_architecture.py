@@ -25,12 +25,17 @@ LIBRARY = {
     "lvr": {"_checks", "functional", "kernels", "options"},
     "_gradients": set(),
     "_stages": set(),
-    "balance": {"_checks", "_gradients", "_stages"},
+    "_journal": set(),
+    "balance": {"_checks", "_gradients", "_journal", "_stages"},
     "statistics": set(),
     "encoder": {"_checks"},
     "_host": set(),
     "_images": {"_checks"},
     "refinement": {"_checks", "_host", "_images", "alr", "encoder", "lvr", "statistics"},
+    "_stage_host": {"alr", "options"},
+    "attached": {"_stage_host", "balance", "refinement"},
+    "attaching": {"_checks", "_stage_host", "alr", "attached", "balance", "encoder", "options"}
+    | {"refinement"},
 }
 FORBIDDEN_IN_LIBRARY = {"numpy", "torchvision", "einops", "timm", "scipy", "PIL"}
 

@@ -125,6 +125,8 @@ def to_floats(pixels: Tensor) -> Tensor:
     >>> to_floats(torch.tensor([0, 51, 255], dtype=torch.uint8))
     tensor([-1.0000, -0.6000,  1.0000])
     """
+    import torch
+
     # CUDA divides by a number through its reciprocal, but by a tensor as IEEE 754 says.
     half = torch.tensor(127.5, device=pixels.device)
     return pixels.to(torch.float32).div_(half).sub_(1.0)

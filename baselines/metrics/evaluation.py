@@ -1,159 +1,281 @@
-"""From a run to a report: real, untrained and trained images through every metric."""
+"""From a run to an entry of `evaluation.json`: real, untrained and trained images, every metric."""
 
 from __future__ import annotations
 
-import math
+import difflib
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from baselines.cli import checked_source
 from baselines.config import to_dict
 from baselines.data import open_source
+from baselines.data.scan import scan
+from baselines.data.source import Source
 from baselines.errors import UserError
-from baselines.metrics.drawing import Shown, draw, encode_sentences, read_pairs, real
+from baselines.metrics import METRICS
 from baselines.metrics.extractors import open_extractor, weights_hash
-from baselines.metrics.quality import PUBLISHED_COUNT, SPLITS
-from baselines.metrics.r_precision import CANDIDATES, FOLDS
-from baselines.metrics.real_layouts import real_layouts
-from baselines.metrics.scores import REAL, Kind, Score, Setting, check_names, choose
-from baselines.runs import GENERATOR, Run
+from baselines.metrics.fid import PUBLISHED_COUNT
+from baselines.metrics.images import drawn_batches, real_batches
+from baselines.metrics.layouts import run_layouts
+from baselines.metrics.measuring import Results, Sets, measure
+from baselines.metrics.pairs import Pairs, encode_sentences, fingerprint, read_again, read_pairs
+from baselines.metrics.spec import (
+    CaptionEncoder,
+    EvaluationContext,
+    ImageSet,
+    MetricError,
+    MetricSpec,
+)
+from baselines.runs import GENERATOR, Encoders, Run, load_encoders
 
 PACKAGES = ("torch", "torchvision", "torchmetrics", "timm", "numpy", "scipy")
-Results = dict[str, dict[str, dict[str, float | None]]]
+REAL, TRAINED, UNTRAINED = "real", "trained", "untrained"
+INDEPENDENT = "independent"
 
 
 @dataclass(frozen=True)
 class Options:
     """What to measure.
 
-    metrics: names of `METRICS`, None for all that can be had; extractors: names of `NAMES`, the
-    features of fid and is; inception: a file with the weights; images: how many to draw, None for
-    one per caption up to as many as are published; seed: of noise, candidates and shuffles.
+    Args:
+        metrics: names of `METRICS`, None for all that can be had.
+        extractors: names of `EXTRACTORS`, the features of fid, kid and is.
+        weights: files of their weights, by extractor.
+        images: for how many captions to draw; None for all, up to as many as are published.
+        real_images: how many real images to measure and compare with; None for all.
+        samples: images drawn for each caption.
+        independent: a run or file of encoders that the generator was not trained with.
+        batch_size: images drawn at once.
+        seed: of noise, candidates, shuffles and resampling.
+        cache: folder of the real images' features; None keeps none.
     """
 
     metrics: Sequence[str] | None = None
     extractors: Sequence[str] = ("damsm",)
-    inception: Path | None = None
+    weights: Mapping[str, Path] = field(default_factory=dict)
     images: int | None = None
+    real_images: int | None = None
+    samples: int = 1
+    independent: Path | None = None
     batch_size: int = 32
     seed: int = 0
+    cache: Path | None = None
+
+    def check(self) -> None:
+        """Refuse what makes no sense before anything is opened.
+
+        Raises:
+            UserError: naming the option.
+        """
+        for name in ("images", "real_images", "samples", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}; expected 1 or more")
+        check_names(self.metrics or [])
 
 
 def evaluate(run: Run, options: Options, *, untrained: Run | None = None) -> dict[str, Any]:
-    """Measure `run`, beside the `untrained` one where it is given; what it returns is plain JSON.
+    """Measure `run`, beside the `untrained` one where it is given.
+
+    Returns:
+        an entry of `evaluation.json` (see `baselines.metrics.record`).
 
     Raises:
-        ValueError: an option that makes no sense, or a metric or extractor that cannot be had.
+        UserError: an option that makes no sense, or a metric or extractor that cannot be had.
     """
-    for name in ("images", "batch_size"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}; expected 1 or more")
-    check_names(options.metrics or [])
+    options.check()
     device = next(run.generator.parameters()).device
     started = time.perf_counter()
     with torch.inference_mode():
-        setting = prepare(run, options, device)
-        kinds, left_out = choose(options.metrics, setting)
-        results = measure(run, untrained, setting, kinds, options.batch_size, device)
-    return describe(run, setting, options, device) | {
+        context, protocol = prepare(run, options, device)
+        specs, left_out = choose(options.metrics, context)
+        runs = {UNTRAINED: untrained, TRAINED: run}
+        drawn = {name: one for name, one in runs.items() if one is not None}
+        sets = real_sets(run, context, protocol, specs, options, device)
+        sets += drawn_sets(drawn, context, protocol, specs, options, device)
+        results = measure(sets, context, specs)
+    return {
+        "subject": subject(run, context),
+        "protocol": protocol,
+        "environment": environment(options, device),
+        **describe(results, specs, context, left_out),
         "seconds": round(time.perf_counter() - started, 1),
-        "left_out": left_out,
-        "metrics": results,
     }
 
 
-def prepare(run: Run, options: Options, device: torch.device) -> Setting:
-    """Open the test split, encode its captions once, open the extractors."""
+def prepare(
+    run: Run, options: Options, device: torch.device
+) -> tuple[EvaluationContext, dict[str, Any]]:
+    """Open the test split, encode its captions once, open the extractors.
+
+    Returns:
+        the context, and the protocol of the entry.
+    """
     config = run.config
-    skipping = config.data.skip_broken
-    source = checked_source(config, "test") if skipping else open_source(config.data, "test")
-    vocabulary = run.encoders.vocabulary
-    pairs = read_pairs(source, vocabulary, config.data.max_words)
-    count = min(options.images or PUBLISHED_COUNT, len(pairs))
-    real_count, size = min(count, pairs.different), config.model.image_sizes[-1]
-    if options.inception and {"inception-2015", "torchvision-imagenet"} <= set(options.extractors):
-        raise UserError("one file of weights cannot serve two Inceptions; measure them in turn")
-    extractors = {
-        name: open_extractor(name, run.encoders.image, file=options.inception, device=device)
-        for name in dict.fromkeys(options.extractors)
-    }
+    source = open_source(config.data, "test")
+    if config.data.skip_broken:
+        source = scan(source).skip()
+    pairs = read_pairs(source, run.encoders.vocabulary, config.data.max_words)
+    count = asked(options.images, len(pairs), "images", "captions that can be drawn")
+    real_count = asked(options.real_images, pairs.different, "real_images", "images with a caption")
     fixed = ("name", "root", "split_file", "seed", "test_images", "max_objects", "skip_broken")
     data = {name: value for name, value in to_dict(config.data).items() if name in fixed}
-    return Setting(
+    size = config.model.image_sizes[-1]
+    used = sorted(set(pairs.images.tolist()))
+    facts = {
+        "data": data,
+        "fingerprint": fingerprint(source, used),
+        "split": "test",
+        "size": size,
+    }
+    encoders = [judge("", run.encoders, pairs, device)]
+    if options.independent is not None:
+        words = config.data.max_words
+        encoders.append(independent_judge(options.independent, source, pairs, words, device))
+    context = EvaluationContext(
         source=source,
         pairs=pairs,
-        sentences=encode_sentences(pairs, run.encoders.text, device),
-        count=count,
-        real_count=real_count,
         size=size,
         seed=options.seed,
-        extractors=extractors,
-        facts={"data": data, "split": "test", "images": real_count, "size": size},
-        cache=run.directory,
+        encoders=encoders,
+        extractors={
+            name: open_extractor(name, run.encoders.image, files=options.weights, device=device)
+            for name in dict.fromkeys(options.extractors)
+        },
+        real_layouts=run_layouts(run),
+        reference_facts={**facts, "images": real_count},
+        drawn=count,
+        samples=options.samples,
+        cache=options.cache,
+    )
+    protocol = {
+        **facts,
+        "images": count,
+        "real_images": real_count,
+        "samples": options.samples,
+        "seed": options.seed,
+    }
+    return context, protocol
+
+
+def asked(number: int | None, available: int, option: str, what: str) -> int:
+    """Give how many to take; never more than there are, nor fewer unasked.
+
+    Raises:
+        UserError: more than `available` are asked for.
+    """
+    if number is None:
+        return min(available, PUBLISHED_COUNT) if option == "images" else available
+    if number > available:
+        raise UserError(
+            f"{option} is {number:,}: the split has {available:,} {what}; ask for at most that"
+        )
+    return number
+
+
+def judge(name: str, encoders: Encoders, pairs: Pairs, device: torch.device) -> CaptionEncoder:
+    """Encode all captions with one pair of encoders."""
+    return CaptionEncoder(
+        name,
+        encoders.image,
+        encode_sentences(pairs, encoders.text, device),
+        weights_hash(encoders.text, encoders.image),
     )
 
 
-def measure(
+def independent_judge(
+    path: Path, source: Source, pairs: Pairs, max_words: int, device: torch.device
+) -> CaptionEncoder:
+    """Open encoders that the generator was not trained with, and encode all captions with them."""
+    encoders = load_encoders(path)
+    encoders.text.to(device)
+    encoders.image.to(device)
+    again = read_again(source, pairs, encoders.vocabulary, max_words)
+    return judge(INDEPENDENT, encoders, again, device)
+
+
+def real_sets(
     run: Run,
-    untrained: Run | None,
-    setting: Setting,
-    kinds: Mapping[str, Kind],
-    batch_size: int,
+    context: EvaluationContext,
+    protocol: Mapping[str, Any],
+    specs: Mapping[str, MetricSpec],
+    options: Options,
     device: torch.device,
-) -> Results:
-    """Every metric of the real, the untrained and the trained images: row -> images -> score."""
-    text, image = run.encoders.text, run.encoders.image
-    layouts = real_layouts(run) if "localisation" in kinds else None
-    sets: list[tuple[str, int, Iterable[Shown]]] = [
-        (
-            REAL,
-            setting.real_count,
-            real(
-                setting.source, setting.pairs, text, image, count=setting.real_count,
-                size=setting.size, batch_size=batch_size, workers=run.config.data.workers,
-                device=device, layouts=layouts,
-            ),
-        )
-    ]  # fmt: skip
-    for name, drawn in (("untrained", untrained), ("trained", run)):
-        if drawn is not None:
-            images = draw(
-                drawn.generator, setting.pairs, text, image, count=setting.count,
-                batch_size=batch_size, seed=setting.seed, device=device,
-            )  # fmt: skip
-            sets.append((name, setting.count, images))
-    results: Results = {}
-    for name, count, images in sets:
-        metrics = [kind.start(setting, name) for kind in kinds.values()]
-        with tqdm(total=count, unit="img", desc=f"{name} images", dynamic_ncols=True) as bar:
-            for shown in images:
-                for metric in metrics:
-                    metric.update(shown)
-                bar.update(len(shown.rows))
-        for metric in metrics:
-            for row, score in metric.scores().items():
-                results.setdefault(row, {})[name] = plain(score)
-    return results
+) -> Sets:
+    """Set up the real images; their features come from the cache where it holds the same."""
+    count = protocol["real_images"]
+    images = ImageSet(REAL, count, real=True)
+    layouts = context.real_layouts if any(spec.uses_layouts for spec in specs.values()) else None
+    batches = real_batches(
+        context.source, context.pairs, run.encoders.text, count=count, size=context.size,
+        batch_size=options.batch_size, workers=run.config.data.workers, device=device,
+        layouts=layouts,
+    )  # fmt: skip
+    return [(images, batches)]
 
 
-def plain(score: Score) -> dict[str, float | None]:
-    """A score as JSON has it, where there is no NaN."""
-    values = asdict(score).items()
-    return {k: None if v is None or not math.isfinite(v) else v for k, v in values}
+def drawn_sets(
+    runs: Mapping[str, Run],
+    context: EvaluationContext,
+    protocol: Mapping[str, Any],
+    specs: Mapping[str, MetricSpec],
+    options: Options,
+    device: torch.device,
+) -> Sets:
+    """Set up the images of every generator."""
+    sets: Sets = []
+    for name, run in runs.items():
+        layouts = any(spec.uses_layouts for spec in specs.values())
+        batches = drawn_batches(
+            run.generator, context.pairs, run.encoders.text, count=protocol["images"],
+            batch_size=options.batch_size, seed=options.seed, device=device,
+            samples=options.samples, judge=run.encoders.image if layouts else None,
+        )  # fmt: skip
+        sets.append((ImageSet(name, protocol["images"], options.samples), batches))
+    return sets
 
 
-def describe(run: Run, setting: Setting, options: Options, device: torch.device) -> dict[str, Any]:
-    """Everything that the numbers depend on."""
-    pairs, cuda = setting.pairs, device.type == "cuda"
+def describe(
+    results: Results,
+    specs: Mapping[str, MetricSpec],
+    context: EvaluationContext,
+    left_out: Mapping[str, str],
+) -> dict[str, Any]:
+    """Give the parts of an entry that follow from the metrics."""
+    rows = {}
+    for row in results:
+        name, _, part = row.partition("/")
+        spec = specs[name]
+        rows[row] = {
+            "metric": name,
+            "title": spec.title(part),
+            "percent": spec.percent,
+            "better": spec.better,
+            "note": spec.note,
+            "settings": dict(spec.settings(context, part)),
+        }
+    warnings = [
+        {"metric": name, "reason": reason}
+        for name, spec in specs.items()
+        for reason in spec.warnings(context)
+    ]
+    return {
+        "metrics": results,
+        "rows": rows,
+        "left_out": dict(left_out),
+        "warnings": warnings,
+    }
+
+
+def subject(run: Run, context: EvaluationContext) -> dict[str, Any]:
+    """Say what was measured."""
+    pairs = context.pairs
     return {
         "run": str(run.directory),
         "model": run.config.model.name,
@@ -163,9 +285,7 @@ def describe(run: Run, setting: Setting, options: Options, device: torch.device)
             "image": weights_hash(run.encoders.image),
         },
         "vocabulary": run.encoders.vocabulary.fingerprint,
-        "data": {**setting.facts["data"], "split": "test", "size": setting.size},
-        "images": setting.count,
-        "real_images": setting.real_count,
+        "legacy_mask": run.generator.legacy_mask,
         "captions": {
             "count": len(pairs),
             "order": "the first of every image, then the second, ...",
@@ -173,20 +293,22 @@ def describe(run: Run, setting: Setting, options: Options, device: torch.device)
             "truncated": pairs.truncated,
             "dropped": pairs.dropped,
         },
-        "legacy_mask": run.generator.legacy_mask,
-        "seed": options.seed,
-        "batch_size": options.batch_size,
-        "r_precision": {"candidates": CANDIDATES, "folds": FOLDS},
-        "inception_score": {"splits": SPLITS},
-        "extractors": {name: asdict(e.provenance) for name, e in setting.extractors.items()},
-        "arithmetic": "float32",
+    }
+
+
+def environment(options: Options, device: torch.device) -> dict[str, Any]:
+    """Say what moves the last digits."""
+    cuda = device.type == "cuda"
+    return {
         "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+        "batch_size": options.batch_size,
+        "arithmetic": "float32",
         "versions": {"python": platform.python_version(), **versions()},
     }
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that the numbers depend on, where they are installed."""
+    """Give those of the packages that the numbers depend on, where they are installed."""
     found = {}
     for name in PACKAGES:
         try:
@@ -194,3 +316,33 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse metrics that do not exist.
+
+    Raises:
+        MetricError: naming the nearest that does.
+    """
+    for name in names:
+        if name not in METRICS:
+            nearest = difflib.get_close_matches(name, list(METRICS), n=1, cutoff=0.0)[0]
+            raise MetricError(f"unknown metric {name!r}; the nearest is {nearest!r}")
+
+
+def choose(
+    names: Sequence[str] | None, context: EvaluationContext
+) -> tuple[dict[str, MetricSpec], dict[str, str]]:
+    """Give the metrics asked for, or all that can be had; and why others cannot.
+
+    Raises:
+        MetricError: one asked for by name cannot be had here.
+    """
+    check_names(names or [])
+    reasons = {name: METRICS[name].missing(context) for name in names or METRICS}
+    if names:
+        for name, reason in reasons.items():
+            if reason:
+                raise MetricError(f"metric {name}: {reason}")
+    chosen = {name: METRICS[name] for name, reason in reasons.items() if not reason}
+    return chosen, {name: reason for name, reason in reasons.items() if reason}

@@ -3,29 +3,25 @@
 - `damsm`: the global code of the run's own image encoder. Always at hand; not FID.
 - `inception-2015`: what published FID and IS mean, the Inception of 2015-12-05.
 - `torchvision-imagenet`: torchvision's Inception-v3, preprocessed as DM-GAN's FID does.
+- `dinov2`: DINOv2's ViT-L/14, for FD-DINOv2.
+- `cub-classifier`: a classifier of birds from a TorchScript file, for IS and IS* on CUB.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from baselines.errors import UserError
-from baselines.metrics.quality import Provenance
+from baselines.metrics.features import Provenance
 from baselines.networks.encoders import ImageEncoder
-from baselines.pictures.grids import to_bytes
-
-INCEPTION_SIDE = 299
-INCEPTION_DIM = 2048
-INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-TORCHVISION_FILE = "inception_v3_google-0cc3c7bd.pth"
 
 
 class ExtractorError(UserError):
@@ -70,195 +66,98 @@ class DamsmExtractor:
         return Features(self.encoder(images).code, None)
 
 
-class Inception2015:
-    """The standard FID Inception.
+@dataclass(frozen=True)
+class ExtractorSpec:
+    """How an extractor is opened and what its numbers are called.
 
-    Args:
-        network: takes (B, 3, 299, 299) in [-1, 1) and gives (B, 2048) pool3 features.
-        weight, weights: of the classifier (C, 2048), if there is one; and their hash.
+    open: from (file of weights or None, device); distance: what the Fréchet distance of its
+    features is called; is_inception: whether its kernel distance is KID; temperature: by which
+    published IS* divides its logits.
     """
 
-    def __init__(self, network: nn.Module, classifier: Tensor | None, weights: str) -> None:
-        self.network, self.classifier = network, classifier
-        self.dimension = INCEPTION_DIM
-        self.has_classifier = classifier is not None
-        self.provenance = Provenance(
-            "inception-2015", weights, "8 bit, TensorFlow 1 bilinear to 299, (x - 128) / 128"
-        )
-
-    def __call__(self, images: Tensor) -> Features:
-        """Features of (B, 3, H, W) images in [-1, 1]; logits without the bias, as IS has them."""
-        pixels = resize_like_tensorflow1(to_bytes(images).float(), INCEPTION_SIDE)
-        pooled = self.network((pixels - 128) / 128)
-        if not isinstance(pooled, Tensor) or pooled.flatten(1).shape[1] != INCEPTION_DIM:
-            found = tuple(pooled.shape) if isinstance(pooled, Tensor) else type(pooled).__name__
-            raise ExtractorError(
-                f"the file of inception-2015 gives {found}; expected (B, {INCEPTION_DIM}) features"
-            )
-        pooled = pooled.flatten(1)
-        logits = None if self.classifier is None else pooled @ self.classifier.T
-        return Features(pooled, logits)
+    open: Callable[[Path | None, torch.device], Extractor]
+    distance: str
+    is_inception: bool = False
+    temperature: float | None = None
 
 
-class TorchvisionInception:
-    """Torchvision's ImageNet Inception-v3 behind DM-GAN's preprocessing.
+def _network(opener: str) -> Callable[[Path | None, torch.device], Extractor]:
+    """Open a network of `inception`, which is imported when one is wanted."""
 
-    The per-channel affine map is meant for ImageNet-normalised input and gets [0, 1] here: that
-    is what the published figures with torchvision's weights were computed with.
-    """
+    def opened(file: Path | None, device: torch.device) -> Extractor:
+        from baselines.metrics import inception
 
-    has_classifier = True
+        made: Extractor = getattr(inception, opener)(file, device)
+        return made
 
-    def __init__(self, network: nn.Module) -> None:
-        self.dimension = INCEPTION_DIM
-        self.provenance = Provenance(
-            "torchvision-imagenet",
-            weights_hash(network),
-            "8 bit, bilinear to 299, [0, 1], transform_input (DM-GAN)",
-        )
-        self.classifier = network.fc
-        network.fc = nn.Identity()
-        self.network = network
-
-    def __call__(self, images: Tensor) -> Features:
-        """Features of (B, 3, H, W) images in [-1, 1]."""
-        size = (INCEPTION_SIDE, INCEPTION_SIDE)
-        pixels = to_bytes(images).float() / 255
-        pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
-        pooled = self.network(pixels)
-        return Features(pooled, self.classifier(pooled))
+    return opened
 
 
-NAMES = ("damsm", "inception-2015", "torchvision-imagenet")
+def _needs_run(file: Path | None, device: torch.device) -> Extractor:
+    raise ExtractorError("damsm are the features of a run's image encoder: it needs --run")
+
+
+EXTRACTORS: dict[str, ExtractorSpec] = {
+    "damsm": ExtractorSpec(_needs_run, "Fréchet distance (damsm features: not FID)"),
+    "inception-2015": ExtractorSpec(
+        _network("open_inception_2015"), "FID (inception-2015)", is_inception=True
+    ),
+    "torchvision-imagenet": ExtractorSpec(
+        _network("open_torchvision"),
+        "FID (torchvision-imagenet)",
+        is_inception=True,
+        temperature=0.909136,
+    ),
+    "dinov2": ExtractorSpec(_network("open_dinov2"), "fd_dinov2 (not FID)"),
+    "cub-classifier": ExtractorSpec(
+        _network("open_cub_classifier"),
+        "Fréchet distance (logits of cub-classifier: not FID)",
+        temperature=0.598054,
+    ),
+}
 
 
 def open_extractor(
-    name: str, encoder: ImageEncoder, *, file: Path | None, device: torch.device
+    name: str,
+    encoder: ImageEncoder | None,
+    *,
+    files: Mapping[str, Path] | None = None,
+    device: torch.device,
 ) -> Extractor:
-    """The extractor called `name`, in eval mode on `device`.
+    """Open the extractor called `name`, in eval mode on `device`.
 
     Args:
-        name: one of `NAMES`.
-        encoder: the run's image encoder, for `damsm`.
-        file: the weights of an Inception; without it they are fetched by the usual download.
+        name: one of `EXTRACTORS`.
+        encoder: the run's image encoder, for `damsm`; None without a run.
+        files: weights by extractor; without a file they are fetched by the usual download.
         device: where to.
 
     Raises:
         ExtractorError: unknown name, or weights that are missing, unreachable or do not fit.
     """
-    if name not in NAMES:
-        nearest = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]
+    if name not in EXTRACTORS:
+        nearest = difflib.get_close_matches(name, list(EXTRACTORS), n=1, cutoff=0.0)[0]
         raise ExtractorError(f"unknown extractor {name!r}; the nearest is {nearest!r}")
+    file = (files or {}).get(name)
     if file is not None and not file.is_file():
-        raise ExtractorError(f"--inception {file}: no such file")
-    if name == "damsm":
+        raise ExtractorError(f"--weights {name}={file}: no such file")
+    if name == "damsm" and encoder is not None:
         return DamsmExtractor(encoder)
-    if name == "inception-2015":
-        return _inception_2015(file, device)
-    return _torchvision_inception(file, device)
+    return EXTRACTORS[name].open(file, device)
 
 
-def weights_hash(module: nn.Module) -> str:
-    """16 hex digits that depend on every parameter and buffer, by name, and on nothing else."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    return digest.hexdigest()[:16]
+def weights_hash(*modules: nn.Module) -> str:
+    """Hash all floating parameters and buffers by their content, to 16 hex digits.
 
-
-def resize_like_tensorflow1(images: Tensor, side: int) -> Tensor:
-    """Bilinear as TensorFlow 1 did it: output k samples input k · in / out, no half-pixel shift.
-
-    The Inception of 2015 has this resize in its graph; another one changes FID.
+    Neither names nor order enter, nor integer buffers (counters of batches): the same network
+    read from a state dictionary and from TorchScript has the same hash.
     """
-    for axis in (2, 3):
-        length = images.shape[axis]
-        place = torch.arange(side, device=images.device, dtype=torch.float32) * (length / side)
-        low = place.long()
-        high = (low + 1).clamp(max=length - 1)
-        share = (place - low).view([-1 if axis == d else 1 for d in range(4)])
-        first, second = images.index_select(axis, low), images.index_select(axis, high)
-        images = first + (second - first) * share
-    return images
-
-
-def _inception_2015(file: Path | None, device: torch.device) -> Inception2015:
-    if file is not None and (scripted := _torchscript(file, device)) is not None:
-        return Inception2015(scripted, None, weights_hash(scripted))
-    try:
-        from torchmetrics.image.fid import NoTrainInceptionV3
-
-        if file is not None:
-            # torch-fidelity unpickles whatever the file holds; let only tensors get that far.
-            torch.load(file, map_location="cpu", weights_only=True)
-        net = NoTrainInceptionV3(
-            "inception-v3-compat", ["2048"], None if file is None else str(file)
-        )
-    except ModuleNotFoundError as error:
-        raise ExtractorError(
-            "inception-2015 needs torch-fidelity (pip install torch-fidelity) or a TorchScript "
-            "file of the network, given with --inception FILE"
-        ) from error
-    except OSError as error:
-        raise ExtractorError(
-            f"the weights of inception-2015 could not be fetched ({type(error).__name__}). Fetch "
-            f"{INCEPTION_FILE} elsewhere and give it with --inception FILE"
-        ) from error
-    except Exception as error:
-        raise ExtractorError(
-            f"{file}: neither TorchScript nor the weights of inception-2015 "
-            f"({type(error).__name__})"
-        ) from error
-    net = net.to(device)
-    return Inception2015(_PoolOnly(net), net.fc.weight, weights_hash(net))
-
-
-class _PoolOnly(nn.Module):
-    """The layers of torch-fidelity's network behind its own resize and scaling."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        names = (
-            "Conv2d_1a_3x3 Conv2d_2a_3x3 Conv2d_2b_3x3 MaxPool_1 Conv2d_3b_1x1 Conv2d_4a_3x3 "
-            "MaxPool_2 Mixed_5b Mixed_5c Mixed_5d Mixed_6a Mixed_6b Mixed_6c Mixed_6d Mixed_6e "
-            "Mixed_7a Mixed_7b Mixed_7c AvgPool"
-        )
-        self.layers = nn.Sequential(*(getattr(net, name) for name in names.split()))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, 299, 299) -> (B, 2048)."""
-        return self.layers(pixels).flatten(1)
-
-
-def _torchscript(file: Path, device: torch.device) -> nn.Module | None:
-    """The network in a TorchScript file, or None if the file is something else."""
-    try:
-        with warnings.catch_warnings():
-            # Deprecated, but what such networks are passed around as.
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            return torch.jit.load(file, map_location=device).eval()
-    except (RuntimeError, ValueError):
-        return None
-
-
-def _torchvision_inception(file: Path | None, device: torch.device) -> TorchvisionInception:
-    from torchvision.models import Inception_V3_Weights, inception_v3
-
-    try:
-        if file is None:
-            network = inception_v3(weights=Inception_V3_Weights.IMAGENET1K_V1)
-        else:
-            network = inception_v3(weights=None, transform_input=True, init_weights=False)
-            network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    except OSError as error:
-        raise ExtractorError(
-            f"the weights of torchvision-imagenet could not be fetched ({type(error).__name__}). "
-            f"Fetch {TORCHVISION_FILE} elsewhere and give it with --inception FILE"
-        ) from error
-    except Exception as error:
-        raise ExtractorError(
-            f"{file}: not the weights of torchvision's Inception-v3 ({type(error).__name__})"
-        ) from error
-    return TorchvisionInception(network.to(device).eval())
+    parts = []
+    for module in modules:
+        for tensor in module.state_dict().values():
+            if tensor.is_floating_point():
+                values = tensor.detach().cpu().contiguous()
+                digest = hashlib.sha256(f"{values.dtype} {tuple(values.shape)}".encode())
+                digest.update(values.view(-1).view(torch.uint8).numpy().tobytes())
+                parts.append(digest.digest())
+    return hashlib.sha256(b"".join(sorted(parts))).hexdigest()[:16]

@@ -1,18 +1,32 @@
-"""Is what a caption says where the caption says it? In pictures, and in the layouts of words."""
+"""Strict layout accuracy of `scenes`: does everything that a caption states hold of a picture?"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from baselines.data.scene_captions import SceneCaption
-from baselines.data.scene_content import CornerBox, SceneObject, relation_of
-from baselines.metrics.scene_parsing import FoundObject, parse_scene
+from baselines.data.scene_content import SceneObject, relation_of
+from baselines.metrics.resampling import share
+from baselines.metrics.scene_parsing import SMALLEST, FoundObject, objects_of, parse_scene
+from baselines.metrics.spec import (
+    EvaluationContext,
+    ImageSet,
+    MetricSpec,
+    Score,
+    needs_scenes,
+    partners,
+)
+
+if TYPE_CHECKING:
+    from baselines.metrics.images import ImageBatch
+
+NAME = "layout"
 
 # What a statement is held against: something seen, or the ground truth.
 SeenObject = FoundObject | SceneObject
@@ -59,12 +73,13 @@ class LayoutScore:
     def of(cls, checks: Iterable[CaptionCheck]) -> LayoutScore:
         """The score of many pictures, gathered over as many batches as one likes."""
         checks = list(checks)
-        shares = []
+        shares: list[float] = []
         for tallies in zip(*checks, strict=True) if checks else [()] * 4:
             stated = sum(tally.stated for tally in tallies)
             shares.append(sum(tally.right for tally in tallies) / stated if stated else math.nan)
         overall = sum(check.holds for check in checks) / len(checks) if checks else math.nan
-        return cls(overall, *shares, pictures=len(checks))
+        objects, sizes, places, relations = shares
+        return cls(overall, objects, sizes, places, relations, len(checks))
 
 
 def check_caption(caption: SceneCaption, seen: Sequence[SeenObject]) -> CaptionCheck:
@@ -124,53 +139,59 @@ def layout_accuracy(images: Tensor, captions: Sequence[SceneCaption]) -> LayoutS
     return LayoutScore.of(layout_checks(images, captions))
 
 
-def layout_localisation(
-    layouts: Tensor, word_objects: Sequence[Sequence[int]], boxes: Sequence[Sequence[CornerBox]]
-) -> float:
-    """How much of a word's layout lies on the object it describes, against its average.
+class LayoutMetric:
+    """`layout`: what of the captions of scenes is true of the images, from pixels alone."""
 
-    For each word that names an object: the mean of its layout inside the object's box divided by
-    its mean over the picture, averaged over all such words. 1 is no localisation at all (also the
-    value taken for a layout that is zero everywhere); the most a word can have is the inverse of
-    its box's share of the picture.
+    PARTS = ("overall", "objects", "sizes", "places", "relations")
 
-    Args:
-        layouts: (B, T, H, W), not negative: Θ of generated or Θ* of real images.
-        word_objects: per picture `SceneCaption.word_objects`; words beyond T are left out.
-        boxes: per picture the boxes of all its objects, `Scene.boxes`.
+    def __init__(self, context: EvaluationContext, images: ImageSet) -> None:
+        self.context = context
+        self.partners = partners(context.pairs.class_ids[: images.pairs], context.seed)
+        self.checks: list[CaptionCheck] = []
+        self.shuffled: list[CaptionCheck] = []
 
-    Raises:
-        ValueError: the batch sizes differ, or no word describes an object.
-    """
-    if layouts.ndim != 4 or not len(layouts) == len(word_objects) == len(boxes):
-        raise ValueError(
-            f"layouts has shape {tuple(layouts.shape)} for {len(word_objects)} captions and "
-            f"{len(boxes)} lists of boxes; expected (B, T, H, W) with one of each per picture"
-        )
-    length = layouts.shape[1]
-    named = [
-        (b, t, boxes[b][index])
-        for b, indices in enumerate(word_objects)
-        for t, index in enumerate(indices[:length])
-        if index >= 0
-    ]
-    if not named:
-        raise ValueError(f"none of the first {length} words of any caption describes an object")
-    picture, word, box = zip(*named, strict=True)
-    chosen = layouts[list(picture), list(word)].detach().double().cpu()
-    corners = torch.tensor(box, dtype=torch.float64)
-    rows = _cover(corners[:, 1], corners[:, 3], chosen.shape[1])
-    columns = _cover(corners[:, 0], corners[:, 2], chosen.shape[2])
-    inside = torch.einsum("nhw,nh,nw->n", chosen, rows, columns)
-    inside = inside / (rows.sum(dim=1) * columns.sum(dim=1))
-    average = chosen.mean(dim=(1, 2))
-    ratio = torch.where(average == 0, 1.0, inside / average)
-    return float(ratio.mean())
+    def update(self, batch: ImageBatch) -> None:
+        """Take in a batch."""
+        for row, components in zip(batch.rows.tolist(), batch.components(), strict=True):
+            seen = objects_of(components)
+            own, other = (self.context.stated(r)[0] for r in (row, int(self.partners[row])))
+            self.checks.append(check_caption(own, seen))
+            self.shuffled.append(check_caption(other, seen))
+
+    def scores(self) -> Mapping[str, Score]:
+        """Give whole captions that hold, then each kind of statement."""
+        control = LayoutScore.of(self.shuffled)
+        rows = {}
+        for part in self.PARTS:
+            held = [
+                (check.holds, 1) if part == "overall" else getattr(check, part)
+                for check in self.checks
+            ]
+            right, stated = torch.tensor(held, dtype=torch.float64).reshape(-1, 2).T
+            value, error, interval = share(right, stated)
+            rows[NAME if part == "overall" else f"{NAME}/{part}"] = Score(
+                value,
+                error=error,
+                interval=interval,
+                chance=getattr(control, part),
+                count=int(stated.sum()),
+            )
+        return rows
 
 
-def _cover(start: Tensor, stop: Tensor, cells: int) -> Tensor:
-    """(n, cells): how much of each of `cells` equal cells of [0, 1] lies within start..stop."""
-    low = torch.arange(cells, dtype=torch.float64) / cells
-    high = low + 1 / cells
-    overlap = torch.minimum(high, stop[:, None]) - torch.maximum(low, start[:, None])
-    return overlap.clamp(min=0) * cells
+def needs_large_scenes(context: EvaluationContext) -> str:
+    """Say why shapes cannot be read from the pictures."""
+    reason = needs_scenes(context)
+    if not reason and context.size < SMALLEST:
+        return f"images of {context.size} px are too small, it needs {SMALLEST}"
+    return reason
+
+
+SPEC = MetricSpec(
+    name=NAME,
+    start=LayoutMetric,
+    title=lambda part: f"- {part} %" if part else "layout accuracy % ↑ (whole caption)",
+    percent=True,
+    missing=needs_large_scenes,
+    note="Chance of layout accuracy: the same images with each other's captions.",
+)

@@ -2,65 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-COLUMNS = ("untrained", "trained", "real")
-TITLES = {"untrained": "untrained", "trained": "trained", "real": "real images"}
+FIRST, LAST = ("untrained", "trained"), "real"
+TITLES = {"real": "real images"}
 NOTHING = "–"
-PERCENTAGES = ("r_precision", "layout")
-NAMES = {
-    "r_precision": "R-precision % ↑",
-    "layout": "layout accuracy % ↑ (whole caption)",
-    "fid/damsm": "Fréchet distance ↓ (damsm features: not FID)",
-}
-PREFIXES = {
-    "fid": "FID ↓ ({})",
-    "is": "Inception Score ↑ ({})",
-    "layout": "- {} %",
-    "localisation": "localisation of words ↑ ({})",
-}
+DIGITS = 3
 
 
-def table(report: Mapping[str, Any]) -> str:
-    """The metrics of `evaluation.json` as a Markdown table, and what must be known to read it."""
-    metrics = report["metrics"]
-    columns = [name for name in COLUMNS if any(name in scores for scores in metrics.values())]
-    rows = [["metric", "chance", *(TITLES[name] for name in columns)]]
+def table(entry: Mapping[str, Any]) -> str:
+    """Lay out one evaluation as a Markdown table, and what must be known to read it."""
+    metrics, rows = entry["metrics"], entry["rows"]
+    columns = ordered({name for scores in metrics.values() for name in scores})
+    lines = [["metric", "chance", *(TITLES.get(name, name) for name in columns)]]
     for row, scores in metrics.items():
-        percent = row.split("/")[0] in PERCENTAGES
-        chance = scores.get("trained", scores.get("real", {})).get("chance")
-        cells = [_cell({"value": chance}, percent)]
-        cells += [_cell(scores.get(name), percent) for name in columns]
+        facts = rows[row]
+        # Chance is that of the best trained images there are, else of the real ones.
+        told = next(scores[name] for name in [*columns[-2::-1], *columns] if name in scores)
+        cells = [cell({"value": told.get("chance")}, facts)]
+        cells += [cell(scores.get(name), facts) for name in columns]
         # Nothing of the kind was stated: scenes of one object have no relations.
-        if any(cell != NOTHING for cell in cells):
-            rows.append([_title(row), *cells])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    rows.insert(1, ["-" * width for width in widths])
-    lines = [
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
-        for row in rows
+        if any(text != NOTHING for text in cells):
+            lines.append([facts["title"], *cells])
+    counts = entry["protocol"]
+    below = ["", f"{counts['images']:,} captions, {counts['real_images']:,} real images."]
+    below += list(dict.fromkeys(facts["note"] for facts in rows.values() if facts["note"]))
+    below += [f"Left out: {name}, {reason}." for name, reason in entry["left_out"].items()]
+    return "\n".join([*markdown(lines), *below])
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Align rows of cells as a Markdown table, the first one as its head."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    ruled = [lines[0], ["-" * width for width in widths], *lines[1:]]
+    return [
+        "| " + " | ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)) + " |"
+        for line in ruled
     ]
-    lines += ["", f"{report['images']:,} images, {report['real_images']:,} real ones."]
-    if any(row.startswith("fid") for row in metrics):
-        lines.append("The Fréchet distance of real images is that of their two halves.")
-    if "layout" in metrics:
-        lines.append("Chance of layout accuracy: the trained images with each other's captions.")
-    lines += [f"Left out: {name}, {reason}." for name, reason in report["left_out"].items()]
-    return "\n".join(lines)
 
 
-def _title(row: str) -> str:
-    if row in NAMES:
-        return NAMES[row]
-    kind, _, rest = row.partition("/")
-    return PREFIXES.get(kind, kind + " {}").format(rest)
+def ordered(names: set[str]) -> list[str]:
+    """Sort sets of images: the untrained first, the real ones last."""
+    middle = sorted(names - {*FIRST, LAST})
+    return [*(n for n in FIRST if n in names), *middle, *(n for n in (LAST,) if n in names)]
 
 
-def _cell(score: Mapping[str, float | None] | None, percent: bool) -> str:
+def cell(score: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> str:
+    """Write a value and its standard error with the digits that the error leaves meaning.
+
+    >>> cell({"value": 0.6104, "error": 0.0218}, {"percent": True})
+    '61.0 ± 2.2'
+    >>> cell({"value": 0.000312}, {"percent": False})
+    '0.000312'
+    """
     value = (score or {}).get("value")
     if score is None or value is None:
         return NOTHING
-    scale, digits = (100, 1) if percent else (1, 2)
-    std = score.get("std")
-    return f"{scale * value:.{digits}f}" + ("" if std is None else f" ± {scale * std:.{digits}f}")
+    scale = 100 if facts["percent"] else 1
+    error = score.get("error")
+    if error is None:
+        return significant(scale * value)
+    # Two digits of the error; the value to the same place.
+    places = max(0, 1 - math.floor(math.log10(scale * error))) if error > 0 else DIGITS
+    places = min(places, 1) if facts["percent"] else places
+    return f"{scale * value:.{places}f} ± {scale * error:.{places}f}"
+
+
+def significant(value: float, digits: int = DIGITS) -> str:
+    """Write a number with `digits` significant digits, never as 0.00.
+
+    >>> significant(26.0783), significant(0.3519), significant(0.0000417), significant(0.0)
+    ('26.1', '0.352', '4.17e-05', '0')
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:.0f}"
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    if places > 6:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{max(0, places)}f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,16 +58,49 @@ class FoundObject:
 
 
 class _Fit(NamedTuple):
-    """The best fitting shape, its centre (x, y) and radius in pixels of the cut-out."""
+    """The best fitting shape, its centre (x, y) and radius in pixels, the overlap with every."""
 
     shape: str
     centre: tuple[float, float]
     radius: float
-    overlap: float
+    overlaps: Mapping[str, float]
+
+    @property
+    def overlap(self) -> float:
+        return self.overlaps[self.shape]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A connected region of one colour, whether or not it is an object.
+
+    Lengths are shares of the picture's side, `area` of the picture. box: (left, top, right, bottom)
+    of its pixels; shape: whose template overlaps it best, and where and how large that is;
+    overlaps: with every template, by shape; sharp: whether `parse_scene` takes it for an object.
+    """
+
+    colour: str
+    area: float
+    box: tuple[float, float, float, float]
+    shape: str
+    centre: tuple[float, float]
+    radius: float
+    overlaps: Mapping[str, float]
+    sharp: bool
+
+    @property
+    def place(self) -> str:
+        """The cell of the 3 by 3 grid that holds the centre."""
+        return place_of(self.centre)
+
+    @property
+    def size(self) -> str:
+        """The size word of its best template."""
+        return size_of(self.radius)
 
 
 def parse_scene(image: Tensor) -> tuple[FoundObject, ...]:
-    """Every object that can be recognised in `image`, largest first.
+    """Find every object that can be recognised in `image`, largest first.
 
     An object is a connected region of one of the eight colours, evenly coloured, with a sharp
     outline, whose mask overlaps the template of one of the eight shapes well.
@@ -76,6 +110,24 @@ def parse_scene(image: Tensor) -> tuple[FoundObject, ...]:
 
     Raises:
         ValueError: the shape is another, or the picture too small to tell shapes apart.
+    """
+    return objects_of(find_components(image))
+
+
+def objects_of(components: Iterable[Component]) -> tuple[FoundObject, ...]:
+    """Take those components that are objects, largest first; see `parse_scene`."""
+    found = [
+        FoundObject(c.colour, c.shape, c.size, c.place, c.centre, c.radius, c.overlaps[c.shape])
+        for c in components
+        if c.sharp
+    ]
+    return tuple(sorted(found, key=lambda seen: -seen.radius))
+
+
+def find_components(image: Tensor) -> list[Component]:
+    """Find every coloured region of `image`, sharp or not, largest first.
+
+    Args and errors as of `parse_scene`.
     """
     if image.ndim != 3 or image.shape[0] != 3 or image.shape[1] != image.shape[2]:
         raise ValueError(f"image has shape {tuple(image.shape)}; expected (3, S, S)")
@@ -93,24 +145,28 @@ def parse_scene(image: Tensor) -> tuple[FoundObject, ...]:
             if areas[component] < least:
                 continue
             rows, columns = (slice(max(s.start - _MARGIN, 0), s.stop + _MARGIN) for s in window)
-            fit = _recognise(
-                COLOURS[number],
-                labels[rows, columns] == component,
-                coverage[rows, columns],
-                pixels[:, rows, columns],
-                side,
+            mask = labels[rows, columns] == component
+            cut = mask, coverage[rows, columns], pixels[:, rows, columns]
+            fit, sharp = _recognise(COLOURS[number], *cut, side)
+            x, y = columns.start + fit.centre[0], rows.start + fit.centre[1]
+            found.append(
+                Component(
+                    COLOURS[number],
+                    float(areas[component]) / side**2,
+                    _box(window, side),
+                    fit.shape,
+                    (x / side, y / side),
+                    fit.radius / side,
+                    fit.overlaps,
+                    sharp,
+                )
             )
-            if fit is not None:
-                found.append(_locate(COLOURS[number], fit, columns.start, rows.start, side))
-    return tuple(sorted(found, key=lambda seen: -seen.radius))
+    return sorted(found, key=lambda component: -component.area)
 
 
-def _locate(colour: str, fit: _Fit, left: int, top: int, side: int) -> FoundObject:
-    centre = ((left + fit.centre[0]) / side, (top + fit.centre[1]) / side)
-    radius = fit.radius / side
-    return FoundObject(
-        colour, fit.shape, size_of(radius), place_of(centre), centre, radius, fit.overlap
-    )
+def _box(window: tuple[slice, slice], side: int) -> tuple[float, float, float, float]:
+    rows, columns = window
+    return columns.start / side, rows.start / side, columns.stop / side, rows.stop / side
 
 
 def _segment(pixels: Array) -> tuple[NDArray[np.int64], Array]:
@@ -141,21 +197,26 @@ def _references() -> tuple[Array, Array]:
     return _hue_and_chroma(np.array([RGB[colour] for colour in COLOURS]).T)
 
 
-def _recognise(colour: str, mask: Mask, coverage: Array, pixels: Array, side: int) -> _Fit | None:
-    """Which shape the component `mask` is, if any. All are cut out with a margin of two pixels."""
+def _recognise(
+    colour: str, mask: Mask, coverage: Array, pixels: Array, side: int
+) -> tuple[_Fit, bool]:
+    """Fit the component `mask` to the shapes, and say whether it is an object.
+
+    All are cut out with a margin of two pixels.
+    """
     core = mask & (coverage >= _CORE)
     area, core_area = int(mask.sum()), int(core.sum())
-    if core_area == 0:
-        return None
-    rim = area - int(ndimage.binary_erosion(mask).sum())
-    if (area - core_area) / rim > max(_SOFTEST_PIXELS, _SOFTEST_SHARE * side):
-        return None
-    inside = pixels[:, core].mean(axis=1)
-    if np.linalg.norm(inside - np.array(RGB[colour])) > _COLOUR_TOLERANCE:
-        return None
+    inside = pixels[:, core if core_area else mask].mean(axis=1)
     best = _fit(_alpha(mask, coverage, pixels, inside))
-    good = best.overlap >= _LEAST_OVERLAP and best.radius <= _LARGEST_RADIUS * side
-    return best if good else None
+    rim = area - int(ndimage.binary_erosion(mask).sum())
+    sharp = (
+        core_area > 0
+        and (area - core_area) / rim <= max(_SOFTEST_PIXELS, _SOFTEST_SHARE * side)
+        and np.linalg.norm(inside - np.array(RGB[colour])) <= _COLOUR_TOLERANCE
+        and best.overlap >= _LEAST_OVERLAP
+        and best.radius <= _LARGEST_RADIUS * side
+    )
+    return best, bool(sharp)
 
 
 def _alpha(mask: Mask, coverage: Array, pixels: Array, inside: Array) -> Array:
@@ -184,17 +245,18 @@ def _fit(alpha: Array) -> _Fit:
     total = alpha.sum()
     y, x = np.ogrid[0.5 : alpha.shape[0], 0.5 : alpha.shape[1]]
     centroid = (alpha.sum(axis=0) @ x[0] / total, alpha.sum(axis=1) @ y[:, 0] / total)
-    best = _Fit("", (0.0, 0.0), 0.0, -1.0)
+    overlaps: dict[str, float] = {}
+    places: dict[str, tuple[tuple[float, float], float]] = {}
     for shape, (area, drop) in _moments().items():
         radius = math.sqrt(total / area)
         centre = (centroid[0], centroid[1] - drop * radius)
         distance = signed_distance(shape, (x - centre[0]) / radius, (y - centre[1]) / radius)
         drawn = np.clip(0.5 - distance * radius, 0.0, 1.0)
         both = np.minimum(drawn, alpha).sum()
-        overlap = both / (drawn.sum() + total - both)
-        if overlap > best.overlap:
-            best = _Fit(shape, (centre[0] * step, centre[1] * step), radius * step, overlap)
-    return best
+        overlaps[shape] = float(both / (drawn.sum() + total - both))
+        places[shape] = (centre[0] * step, centre[1] * step), radius * step
+    best = max(overlaps, key=lambda shape: overlaps[shape])
+    return _Fit(best, *places[best], overlaps)
 
 
 @functools.cache

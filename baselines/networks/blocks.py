@@ -1,4 +1,4 @@
-"""Building blocks of the stacked generators and discriminators (baselines_spec 1 and 5.3)."""
+"""Building blocks of the stacked generators and discriminators of AttnGAN's family."""
 
 from __future__ import annotations
 

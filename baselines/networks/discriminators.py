@@ -1,4 +1,4 @@
-"""Discriminators of any image size (baselines_spec 5)."""
+"""Discriminators of any image size, as AttnGAN's `D_NET64`, `D_NET128`, `D_NET256`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DAMSM's text and image encoders (baselines_spec 2 and 3)."""
+"""DAMSM's text and image encoders, as AttnGAN's `RNN_ENCODER` and `CNN_ENCODER`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stacked generator shared by AttnGAN, AttnDCGAN and DM-GAN (baselines_spec 4).
+"""The stacked generator shared by AttnGAN, AttnDCGAN and DM-GAN (`G_NET`, `G_DCGAN`).
 
 What differs between the hosts is how a refinement stage brings the words in; that is a *fusion*
 module, made by the factory that the generator is given.
@@ -19,7 +19,7 @@ FIRST_GRID = 4
 
 
 class ConditioningAugmentation(nn.Module):
-    """Sentence vector -> mean and log variance of the condition (baselines_spec 4.1)."""
+    """Sentence vector -> mean and log variance of the condition (as AttnGAN's `CA_NET`)."""
 
     def __init__(self, embedding_dim: int, condition_dim: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class ConditioningAugmentation(nn.Module):
 
 
 class InitialStage(nn.Module):
-    """Condition and noise -> features at the base size (baselines_spec 4.2).
+    """Condition and noise -> features at the base size (as AttnGAN's `INIT_STAGE_G`).
 
     Starts on a 4x4 grid and doubles it, halving the channels, until `base_size`, where
     `feature_dim` channels are left.
@@ -64,7 +64,7 @@ class InitialStage(nn.Module):
 
 
 class RefinementStage(nn.Module):
-    """Words into features, residual blocks, doubled grid (baselines_spec 4.4 and 4.5).
+    """Words into features, residual blocks, doubled grid (as AttnGAN's `NEXT_STAGE_G`).
 
     `fusion` is a module that keeps the contract of `contracts.Fusion`.
     """
@@ -145,7 +145,7 @@ class StackedGenerator(nn.Module):
 
     @property
     def legacy_mask(self) -> bool:
-        """Whether padding is masked the originals' wrong way round (baselines_spec 4.6)."""
+        """Whether padding is masked the originals' wrong way round (AttnGAN issue 93)."""
         return any(stage.fusion.legacy_mask for stage in self.stages)
 
     @legacy_mask.setter

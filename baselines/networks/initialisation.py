@@ -1,4 +1,4 @@
-"""How the weights of generators and discriminators start (baselines_spec 5.5)."""
+"""How the weights of generators and discriminators start, as AttnGAN's `weights_init`."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def mask_scores(scores: Tensor, lengths: Tensor, *, legacy: bool = False) -> Ten
 
     Correct: every region of a sample gets that sample's caption. `legacy` is what AttnGAN and
     DM-GAN do and their released weights are used to: with the rows numbered b*N + q, row r gets
-    the caption of sample r mod B (baselines_spec 4.6), so that a picture depends on what shares
+    the caption of sample r mod B (AttnGAN issue 93), so that a picture depends on what shares
     its batch. Both agree for B = 1 and for captions of one length.
     """
     batch, regions, max_words = scores.shape

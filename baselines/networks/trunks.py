@@ -24,7 +24,7 @@ UNUSED_INCEPTION_KEYS = ("AuxLogits.", "fc.")
 
 
 class InceptionTrunk(nn.Module):
-    """Inception-v3 with regions from Mixed_6e (17x17 at 299 px), baselines_spec 3."""
+    """Inception-v3 with regions from Mixed_6e (17x17 at 299 px), as AttnGAN's `CNN_ENCODER`."""
 
     region_dim = 768
     code_dim = 2048

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from baselines.config import Config
 from baselines.networks.contracts import RefinableStage
 from baselines.networks.encoders import ImageEncoder
-from baselines.refinement.damsm_layout import DAMSMLayoutTerms
+from baselines.refinement.damsm_layout import DAMSMLayoutTerms, layout_of_regions
 from baselines.refinement.stage_layout import StageLayoutTerms
 from baselines.training.distributed import World
 from baselines.training.terms import ExtraTerms
 
-__all__ = ["DAMSMLayoutTerms", "StageLayoutTerms", "refinement_terms"]
+__all__ = ["DAMSMLayoutTerms", "StageLayoutTerms", "layout_of_regions", "refinement_terms"]
 
 
 def refinement_terms(

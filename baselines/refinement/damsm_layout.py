@@ -24,6 +24,20 @@ from baselines.training.objective import Step
 from baselines.training.terms import ExtraTerms, Term
 
 
+def layout_of_regions(regions: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
+    """Each region's distribution over the caption's words, as DAMSM's own attention begins.
+
+    Args:
+        regions: (B, E, R, R), of the image encoder.
+        words: (B, E, T), of the text encoder trained with it.
+        lengths: (B,).
+
+    Returns:
+        (B, T, R, R) float32, 0 at padded words.
+    """
+    return semantic_similarity(regions.float(), words.float(), lengths.to(regions.device))
+
+
 class DAMSMLayoutTerms(ExtraTerms):
     """ALR and LVR terms on the regions of the last image.
 
@@ -48,10 +62,10 @@ class DAMSMLayoutTerms(ExtraTerms):
             return []
         text, image = step.inputs.text, step.fake.images[-1]
         regions = step.image_features(self.image_encoder).regions.float()
-        layout = semantic_similarity(regions, text.words.float(), text.lengths)
+        layout = layout_of_regions(regions, text.words, text.lengths)
         with torch.no_grad():
             real = self.image_encoder(step.real[-1]).regions.float()
-            real_layout = semantic_similarity(real, text.words.float(), text.lengths)
+            real_layout = layout_of_regions(real, text.words, text.lengths)
         parts = self.alr.terms(layout, real_layout, real)
         totals = {"alr": torch.stack(list(parts.values())).sum()}
         if "lvr" in self.names:
@@ -77,5 +91,5 @@ class DAMSMLayoutTerms(ExtraTerms):
 
     def real_layouts(self, images: Sequence[Tensor], text: Text) -> tuple[Tensor, ...]:
         """Θ* on the regions of the image encoder."""
-        regions = self.image_encoder(images[-1]).regions.float()
-        return (semantic_similarity(regions, text.words.float(), text.lengths),)
+        regions = self.image_encoder(images[-1]).regions
+        return (layout_of_regions(regions, text.words, text.lengths),)

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from baselines.data.loader import seeded_rng
 from baselines.data.vocabulary import Vocabulary
 from baselines.errors import UserError
 from baselines.networks.generator import GeneratorOutput
 from baselines.pictures.grids import to_picture
 from baselines.runs import GENERATOR, Run, load_run
+from baselines.sampling.drawing import Inputs, draw, seeded_noise
 
 logger = logging.getLogger(__name__)
 
@@ -71,24 +71,6 @@ class Drawings:
     def pictures(self, stage: int = -1) -> list[Image.Image]:
         """The images of one stage, the last by default."""
         return [to_picture(image) for image in self.images[stage]]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What the generator takes, on the CPU.
-
-    noise: (N, Z); eps: (N, C), of the conditioning augmentation; sentence: (N, E); words:
-    (N, E, T); lengths: (N,).
-    """
-
-    noise: Tensor
-    eps: Tensor
-    sentence: Tensor
-    words: Tensor
-    lengths: Tensor
-
-    def __len__(self) -> int:
-        return len(self.lengths)
 
 
 class Pipeline:
@@ -246,8 +228,7 @@ class Pipeline:
         widths = (self.run.config.model.noise_dim, self.run.config.model.condition_dim)
         drawn = []
         for sample in samples:
-            generator = seeded_rng(seed, sample)
-            drawn.append([torch.randn(width, generator=generator) for width in widths])
+            drawn.append(seeded_noise(*widths, seed, sample))
         noise, eps = (torch.stack(values) for values in zip(*drawn, strict=True))
         return noise, torch.zeros_like(eps) if mean_conditioning else eps
 
@@ -264,18 +245,10 @@ class Pipeline:
     @torch.inference_mode()
     def draw(self, inputs: Inputs, batch_size: int = 16) -> GeneratorOutput:
         """Run the generator over `inputs`; the result is on the CPU."""
-        if self.run.generator.legacy_mask:
-            batch_size = 1
-        outputs = []
-        for start in range(0, len(inputs), batch_size):
-            rows = slice(start, start + batch_size)
-            noise, eps, sentence, words, lengths = (
-                value[rows].to(self.device)
-                for value in (
-                    inputs.noise, inputs.eps, inputs.sentence, inputs.words, inputs.lengths
-                )
-            )  # fmt: skip
-            outputs.append(self.run.generator(noise, sentence, words, lengths, eps=eps))
+        outputs = [
+            draw(self.run.generator, inputs.rows(start, start + batch_size), self.device)
+            for start in range(0, len(inputs), batch_size)
+        ]
         return GeneratorOutput(
             images=_joined([output.images for output in outputs]),
             features=(),

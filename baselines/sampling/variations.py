@@ -10,7 +10,8 @@ from torch import Tensor
 from baselines.data.vocabulary import tokenize
 from baselines.errors import UserError
 from baselines.pictures.sheet import Word
-from baselines.sampling.pipeline import EncodedCaption, Inputs
+from baselines.sampling.drawing import Inputs
+from baselines.sampling.pipeline import EncodedCaption
 
 
 def mark_changes(base: str, changed: str) -> list[Word]:

@@ -1,4 +1,4 @@
-"""Batches as AttnGAN-like code has them: image pyramids, captions sorted by length, 0 is padding."""
+"""Batches as AttnGAN-like code has them: image pyramids, captions sorted by length."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,9 @@ def load_batch(step: int, sizes: tuple[int, ...]) -> tuple[list[Tensor], Tensor,
     generator = torch.Generator().manual_seed(step)
     smooth = torch.randn(BATCH, 3, 4, 4, generator=generator)
     imgs = [interpolate(smooth, (size, size), mode="bilinear").tanh() for size in sizes]
-    cap_lens = torch.randint(2, WORDS_NUM + 1, (BATCH,), generator=generator).sort(descending=True)[0]
+    cap_lens = torch.randint(2, WORDS_NUM + 1, (BATCH,), generator=generator).sort(descending=True)[
+        0
+    ]
     captions = torch.randint(1, VOCABULARY, (BATCH, WORDS_NUM), generator=generator)
     captions = captions.masked_fill(torch.arange(WORDS_NUM) >= cap_lens[:, None], 0)
     return imgs, captions, cap_lens

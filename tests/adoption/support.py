@@ -10,7 +10,8 @@ FOLDER = Path(__file__).parent
 
 def hunks(diff: str) -> Iterator[tuple[list[str], list[str]]]:
     """(lines before, lines after) of every hunk; a hunk begins with a line of @@."""
-    for hunk in diff.split("\n@@")[0:] if diff.startswith("@@") else []:
+    assert diff.startswith("@@"), "a recipe begins with a hunk"
+    for hunk in diff.split("\n@@"):
         lines = [line or " " for line in hunk.splitlines()[1:]]
         unknown = [line for line in lines if line[0] not in " +-"]
         assert not unknown, unknown

@@ -18,11 +18,12 @@ TINY = (
     "data.train_images=64", "data.test_images=12", "data.max_objects=2",
     "model.feature_dim=8", "model.discriminator_dim=8", "model.condition_dim=12",
     "model.noise_dim=10", f"optim.batch_size={BATCH}", "run.device=cpu", "run.log_every=2",
-    "run.grid_every=1000000", "run.checkpoint_every=1000000",
+    "run.grid_every=1000000", "run.checkpoint_every=1000000", "model.base_size=16",
+    "model.stages=2", "loss.bank=0", "optim.decay=0", "optim.amp=no",
 )  # fmt: skip
-# From the first step and at full weight, where the presets wait.
+# From the first step, where the presets wait, and as printed, where `demo` takes DAMSM's layouts.
 AT_ONCE = {
-    "alr": ("refine.alr.start=0", "refine.alr.ramp=0"),
+    "alr": ("refine.source=module", "refine.alr.start=0", "refine.alr.ramp=0"),
     "lvr": ("refine.lvr.start=0", "refine.lvr.ramp=0"),
 }
 
@@ -38,9 +39,9 @@ def train_command(
 ) -> list[str]:
     """Arguments of `python -m baselines.train`; later settings win."""
     arguments = [model, "--preset", "demo", "--run-dir", str(run_dir), "--encoders", str(encoders)]
-    if refine:
-        arguments += ["--refine", refine]
     terms = refine or ("alr,lvr" if model == "alrgan" else "")
+    if terms:
+        arguments += ["--refine", terms]
     at_once = [setting for term in terms.split(",") if term for setting in AT_ONCE[term]]
     for setting in (*TINY, *at_once, f"optim.images={steps * BATCH}", *settings):
         arguments += ["--set", setting]

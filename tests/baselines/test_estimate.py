@@ -22,7 +22,7 @@ def test_parameters_are_those_of_the_networks(host, name):
     counted = {
         name: sum(p.numel() for p in network.parameters()) for name, network in built.items()
     }
-    assert parameters(config) == pytest.approx(counted, rel=0.02)
+    assert parameters(config) == pytest.approx(counted, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -37,10 +37,6 @@ def test_memory_grows_with_everything_that_is_held(setting):
     config = HOSTS["alrgan"].presets["scenes"]
     assert memory(override(config, [setting]), "train") > memory(config, "train")
     assert memory(config, "train") > memory(HOSTS["attngan"].presets["scenes"], "train")
-
-
-# Peak resident memory of a training step from scratch, measured on a CPU (GiB).
-MEASURED = []
 
 
 @pytest.mark.parametrize(

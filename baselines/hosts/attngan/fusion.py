@@ -1,4 +1,4 @@
-"""AttnGAN's word attention (baselines_spec 4.4)."""
+"""AttnGAN's word attention (`GlobalAttentionGeneral`)."""
 
 from __future__ import annotations
 

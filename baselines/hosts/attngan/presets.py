@@ -1,4 +1,4 @@
-"""AttnGAN's settings (baselines_spec 8.3: bird_attn2, coco_attn2, bird_attnDCGAN2)."""
+"""AttnGAN's settings (its `bird_attn2.yml`, `coco_attn2.yml` and `bird_attnDCGAN2.yml`)."""
 
 from dataclasses import replace
 

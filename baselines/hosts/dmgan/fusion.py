@@ -1,4 +1,4 @@
-"""DM-GAN's dynamic memory (baselines_spec 4.5)."""
+"""DM-GAN's dynamic memory (`Memory` in its `NEXT_STAGE_G`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DM-GAN's settings (baselines_spec 8.3: bird_DMGAN, coco_DMGAN)."""
+"""DM-GAN's settings (its `bird_DMGAN.yml` and `coco_DMGAN.yml`)."""
 
 from dataclasses import replace
 

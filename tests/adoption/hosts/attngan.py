@@ -68,7 +68,9 @@ class ResBlock(nn.Module):
 class INIT_STAGE_G(nn.Module):
     def __init__(self):
         super().__init__()
-        self.fc = nn.Sequential(nn.Linear(CONDITION + Z_DIM, GF_DIM * 2 * 16 * 2, bias=False), GLU())
+        self.fc = nn.Sequential(
+            nn.Linear(CONDITION + Z_DIM, GF_DIM * 2 * 16 * 2, bias=False), GLU()
+        )
         self.upsample1 = upBlock(GF_DIM * 2, GF_DIM)
 
     def forward(self, z_code, c_code):

@@ -18,7 +18,6 @@ from baselines.metrics.layout import (
     check_caption,
     layout_accuracy,
     layout_checks,
-    layout_localisation,
 )
 from baselines.metrics.scene_parsing import parse_scene
 
@@ -230,54 +229,3 @@ def test_bad_input_is_named():
         parse_scene(images[0, 0])
     with pytest.raises(ValueError, match="16 pixels wide; shapes need at least 32"):
         parse_scene(torch.zeros(3, 16, 16))
-
-
-def test_localisation_of_uniform_perfect_and_absent_layouts():
-    boxes = [[(0.0, 0.0, 1.0, 0.5), (0.25, 0.5, 0.5, 1.0)]]
-    words = [(-1, 1, -1)]
-    layout = torch.full((1, 3, 8, 8), 0.3)
-    assert layout_localisation(layout, words, boxes) == pytest.approx(1)
-    layout[0, 1] = 0
-    assert layout_localisation(layout, words, boxes) == 1
-    layout[0, 1, 4:, 2:4] = 0.7
-    assert layout_localisation(layout, words, boxes) == pytest.approx(8)
-    layout[0, 1] = 0
-    layout[0, 1, 4:, 4:] = 0.7
-    assert layout_localisation(layout, words, boxes) == 0
-
-
-def test_localisation_counts_cells_by_how_far_the_box_covers_them():
-    layout = torch.tensor([[[[4.0, 2.0], [1.0, 1.0]]]])
-    # A quarter of the second cell's column lies in the box, all of the first's; upper half only.
-    value = layout_localisation(layout, [(0,)], [[(0.0, 0.0, 0.625, 0.5)]])
-    assert value == pytest.approx((4 * 1 + 2 * 0.25) / 1.25 / 2)
-
-
-def test_localisation_is_the_mean_over_describing_words():
-    scenes, _, captions = pictures(6, 64)
-    layouts = torch.rand(6, 12, 16, 24, generator=torch.Generator().manual_seed(1))
-    fine = 960
-    ratios = []
-    for i, caption in enumerate(captions):
-        for t, index in enumerate(caption.word_objects[:12]):
-            if index >= 0:
-                x0, y0, x1, y1 = scenes.scene(i).boxes[index]
-                at = (np.arange(fine) + 0.5) / fine
-                ys = (at >= y0) & (at < y1)
-                xs = (at >= x0) & (at < x1)
-                grid = layouts[i, t].numpy().repeat(fine // 16, 0).repeat(fine // 24, 1)
-                ratios.append(grid[ys][:, xs].mean() / grid.mean())
-    words = [caption.word_objects for caption in captions]
-    boxes = [scenes.scene(i).boxes for i in range(6)]
-    assert layout_localisation(layouts, words, boxes) == pytest.approx(np.mean(ratios), abs=2e-3)
-
-
-def test_localisation_names_bad_input():
-    layout, box = torch.ones(1, 2, 4, 4), [[(0.0, 0.0, 0.5, 0.5)]]
-    with pytest.raises(ValueError, match="none of the first 2 words"):
-        layout_localisation(layout, [(-1, -1, 0)], box)
-    with pytest.raises(ValueError, match=r"\(2, 4, 4\)"):
-        layout_localisation(layout[0], [(0,)], box)
-    with pytest.raises(ValueError, match="2 captions"):
-        layout_localisation(layout, [(0,), (0,)], box)
-    assert math.isnan(layout_localisation(layout * math.nan, [(0,)], box))

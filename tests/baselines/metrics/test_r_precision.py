@@ -66,6 +66,51 @@ def test_a_tie_is_a_miss():
     assert score(same, same, torch.arange(30)).mean == 0.0
 
 
+@pytest.mark.parametrize("width", [64, 128, 256])
+def test_a_tie_is_a_miss_whatever_the_rounding(width):
+    # Captions that are the same to the bit; images that are not.
+    sentences = torch.randn(1, width, generator=generator()).expand(500, width)
+    codes = torch.randn(500, width, generator=generator(1))
+    pool = CandidateCaptions(sentences, torch.arange(500))
+    found = pool.outcomes(codes, sentences, torch.arange(500), generator=generator())
+    assert not found.hits.any()
+    # All of the hundred are alike: by lot one in a hundred is picked.
+    assert torch.allclose(found.by_lot, torch.tensor(0.01, dtype=torch.float64))
+
+
+def test_ties_by_lot_count_the_captions_that_are_as_near():
+    # One of two other captions is the own one again.
+    sentences = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    pool = CandidateCaptions(sentences, torch.arange(3), candidates=2)
+    codes = torch.tensor([[1.0, 0.0]]).expand(4000, 2)
+    own = torch.zeros(4000, dtype=torch.int64)
+    found = pool.outcomes(codes, sentences[own], own, generator=generator())
+    # Half of the draws give the same caption (by lot 1/2), half the other one (a hit).
+    assert float(found.by_lot.mean()) == pytest.approx(0.75, abs=0.02)
+    assert float(found.hits.double().mean()) == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize(("captions", "candidates"), [(2, 100), (5, 4), (300, 100)])
+def test_chance_is_that_of_the_candidates_there_are(captions, candidates):
+    g = generator(captions)
+    sentences = torch.randn(captions, 24, generator=g)
+    ids = torch.arange(captions)
+    pool = CandidateCaptions(sentences, ids, candidates=candidates)
+    hits = []
+    for _ in range(max(1, 30_000 // captions)):
+        sentences = torch.randn(captions, 24, generator=g)
+        fresh = CandidateCaptions(sentences, ids, candidates=candidates)
+        codes = torch.randn(captions, 24, generator=g)
+        hits.append(fresh.hits(codes, sentences, ids, generator=g))
+        if len(hits) == 600:
+            break
+    share = torch.cat(hits).double()
+    error = float((share.var() / len(share)).sqrt())
+    assert pool.chance(ids) == pytest.approx(float(share.mean()), abs=4.5 * error)
+    if captions == 2:
+        assert pool.chance(ids) == pytest.approx(0.5)
+
+
 def test_nan_codes_miss():
     sentences = torch.randn(30, 8, generator=generator())
     assert score(torch.full((30, 8), float("nan")), sentences, torch.arange(30)).mean == 0.0
@@ -78,7 +123,7 @@ def test_candidates_are_of_other_classes_and_reach_all_of_them(seed, classes, ex
     ids = torch.cat([torch.arange(classes), torch.randint(classes, (extra,), generator=g)])
     ids = ids[torch.randperm(len(ids), generator=g)] * 2**45
     pool = CandidateCaptions(torch.nn.functional.one_hot(ids // 2**45).float(), ids)
-    places = pool.draw(ids, g)
+    places = pool.choose_wrong(ids, g)
     drawn = pool._sentences[places].argmax(dim=2) * 2**45
     assert places.shape == (len(ids), 99)
     assert not (drawn == ids[:, None]).any()
@@ -113,6 +158,7 @@ def test_folds_cover_every_image_and_adapt_to_their_number():
     assert result.mean == pytest.approx(np.mean(shares))
     assert result.std == pytest.approx(np.std(shares))
     assert r_precision(torch.tensor([True, False, True]), seed=0).folds == 3
+    assert result.error == pytest.approx((0.4 * 0.6 / 24) ** 0.5)
 
 
 def test_bad_input_is_named():
@@ -122,6 +168,6 @@ def test_bad_input_is_named():
         CandidateCaptions(torch.zeros(3, 2), torch.zeros(3), candidates=1)
     one_class = CandidateCaptions(torch.ones(3, 2), torch.zeros(3))
     with pytest.raises(ValueError, match="at least two classes"):
-        one_class.draw(torch.zeros(1), generator())
+        one_class.choose_wrong(torch.zeros(1), generator())
     with pytest.raises(ValueError, match="no images"):
         r_precision(torch.zeros(0, dtype=torch.bool), seed=0)

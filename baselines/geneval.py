@@ -1,0 +1,148 @@
+"""Score GenEval's tasks: `python -m baselines.geneval --images-from DIR`.
+
+DIR is GenEval's own layout, which any generator can fill: `00000/metadata.jsonl` and
+`00000/samples/0000.png`, ... With `--run RUN --prompts FILE` the images are drawn there first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from baselines.cli import run_command
+from baselines.errors import UserError
+from baselines.metrics.detectors import COCO_DETECTORS, SCENES, Detector, open_detector
+from baselines.metrics.geneval import (
+    METADATA,
+    SAMPLES,
+    Prompt,
+    holds,
+    read_folder,
+    read_prompts,
+    task_scores,
+)
+from baselines.metrics.images import read_image
+from baselines.metrics.record import plain
+from baselines.metrics.relations import RULES
+from baselines.metrics.report import cell, markdown
+from baselines.metrics.spec import Score
+from baselines.sampling.pipeline import load, usable_device
+from baselines.training.checkpoint import write_atomic
+
+RESULT = "geneval.json"
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m baselines.geneval", description=__doc__)
+    parser.add_argument("--images-from", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--run", type=Path, help="draw the prompts with this run first")
+    parser.add_argument("--prompts", type=Path, help="evaluation_metadata.jsonl, with --run")
+    parser.add_argument("--samples", type=int, default=4, help="images drawn for each prompt")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument(
+        "--detector", default="maskrcnn_resnet50_fpn_v2",
+        help=f"{SCENES} for drawn scenes, or one of {', '.join(COCO_DETECTORS)}",
+    )  # fmt: skip
+    parser.add_argument("--detector-weights", type=Path, metavar="FILE")
+    parser.add_argument("--rule", default="geneval", help=f"of relations: {', '.join(RULES)}")
+    parser.add_argument(
+        "--real", type=Path, metavar="DIR",
+        help="real images of such prompts in the same layout: what the detector finds of them",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, help=f"instead of {RESULT} in DIR")
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args(argv)
+
+
+def draw(run: Path, prompts: Path, folder: Path, samples: int, seed: int, device: str) -> None:
+    """Draw every prompt into GenEval's layout.
+
+    Raises:
+        UserError: `folder` has images already.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty: choose another --images-from, or leave out --run")
+    pipeline = load(run, device=device)
+    wanted = read_prompts(prompts)
+    lines = [line for line in prompts.read_text(encoding="utf-8").split("\n") if line.strip()]
+    captions = pipeline.read([prompt.text for prompt in wanted])
+    for number, (caption, line) in enumerate(zip(captions, lines, strict=True)):
+        target = folder / f"{number:05d}"
+        (target / SAMPLES).mkdir(parents=True)
+        (target / METADATA).write_text(line + "\n", encoding="utf-8")
+        for drawings in pipeline.stream([caption], seed=seed, samples=samples):
+            for sample, picture in zip(drawings.samples, drawings.pictures(), strict=True):
+                picture.save(target / SAMPLES / f"{sample:05d}.png")
+
+
+def score(folder: Path, detector: Detector, rule: str, device: torch.device) -> dict[str, Score]:
+    """Judge every image of a folder in GenEval's layout.
+
+    Raises:
+        UserError: a prompt asks for what the detector has no label for.
+    """
+    entries = read_folder(folder)
+    unknown = {w.label for prompt, _ in entries for w in prompt.include} - set(detector.labels)
+    if unknown:
+        raise UserError(
+            f"the detector has no label for {', '.join(sorted(unknown))}; choose another --detector"
+        )
+    verdicts = []
+    for prompt, paths in tqdm(entries, unit="prompt", desc=folder.name, dynamic_ncols=True):
+        if detector.names_colours or not _asks_colour(prompt):
+            images = (read_image(path).to(device)[None] for path in paths)
+            held = [holds(prompt, detector(image)[0], rule=RULES[rule])[0] for image in images]
+            verdicts.append((prompt.tag, held))
+    return task_scores(verdicts)
+
+
+def _asks_colour(prompt: Prompt) -> bool:
+    return any(wanted.colour is not None for wanted in prompt.include)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the command."""
+    args = parse(argv)
+    if args.rule not in RULES:
+        raise UserError(f"--rule {args.rule}: expected one of {', '.join(RULES)}")
+    if (args.run is None) != (args.prompts is None):
+        raise UserError("--run and --prompts belong together: the prompts that the run draws")
+    device = usable_device(args.device)
+    detector = open_detector(args.detector, file=args.detector_weights, device=device)
+    if args.run is not None:
+        draw(args.run, args.prompts, args.images_from, args.samples, args.seed, args.device)
+    columns = {"images": score(args.images_from, detector, args.rule, device)}
+    if args.real is not None:
+        columns["real images"] = score(args.real, detector, args.rule, device)
+    tasks = list(dict.fromkeys(task for scores in columns.values() for task in scores))
+    shown = {"percent": True}
+    lines = [["task, %", *columns]]
+    for task in tasks:
+        cells = (scores.get(task) for scores in columns.values())
+        lines.append([task, *(cell(plain(s) if s else None, shown) for s in cells)])
+    print("\n".join(markdown(lines)))
+    if not detector.names_colours:
+        print(f"Left out: prompts that ask for a colour, {args.detector} names none.")
+    report: dict[str, Any] = {
+        "images": str(args.images_from),
+        "settings": {**detector.settings, "rule": args.rule},
+        "scores": {
+            name: {task: plain(score) for task, score in scores.items()}
+            for name, scores in columns.items()
+        },
+    }
+    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+    path = args.out or args.images_from / RESULT
+    write_atomic(path, lambda file: file.write(text.encode()))
+    print(f"\n{path}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,67 @@
+"""The one place where a trained generator draws; the pipeline and the metrics both come here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from baselines.data.loader import seeded_rng
+from baselines.networks.generator import GeneratorOutput, StackedGenerator
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the generator takes.
+
+    noise: (N, Z); eps: (N, C), of the conditioning augmentation; sentence: (N, E); words:
+    (N, E, T); lengths: (N,).
+    """
+
+    noise: Tensor
+    eps: Tensor
+    sentence: Tensor
+    words: Tensor
+    lengths: Tensor
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def rows(self, start: int, stop: int) -> Inputs:
+        """The rows from `start` up to `stop`."""
+        return Inputs(*(value[start:stop] for value in vars(self).values()))
+
+
+def seeded_noise(noise_dim: int, condition_dim: int, *numbers: int) -> tuple[Tensor, Tensor]:
+    """Draw noise (Z,) and conditioning noise (C,) that depend on `numbers` alone, on the CPU."""
+    rng = seeded_rng(*numbers)
+    return torch.randn(noise_dim, generator=rng), torch.randn(condition_dim, generator=rng)
+
+
+def draw(generator: StackedGenerator, inputs: Inputs, device: torch.device) -> GeneratorOutput:
+    """Run the generator over all rows of `inputs`; the result stays on `device`, without features.
+
+    The rows are drawn at once, except by a generator with `legacy_mask`: its mis-tiled padding
+    mask lets the images of a batch disturb each other, so it draws them one by one.
+    """
+    step = 1 if generator.legacy_mask else max(1, len(inputs))
+    parts = []
+    for start in range(0, len(inputs), step):
+        part = inputs.rows(start, start + step)
+        noise, eps, sentence, words, lengths = (value.to(device) for value in vars(part).values())
+        parts.append(generator(noise, sentence, words, lengths, eps=eps))
+    return GeneratorOutput(
+        images=_joined([part.images for part in parts]),
+        features=(),
+        layouts=_joined([part.layouts for part in parts]),
+        mu=torch.cat([part.mu for part in parts]),
+        logvar=torch.cat([part.logvar for part in parts]),
+    )
+
+
+def _joined(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Concatenate tuples of tensors entry by entry."""
+    if len(parts) == 1:
+        return tuple(parts[0])
+    return tuple(torch.cat(values) for values in zip(*parts, strict=True))

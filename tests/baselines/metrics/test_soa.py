@@ -1,0 +1,57 @@
+import pickle
+
+import pytest
+
+from baselines.data.source import DataError
+from baselines.metrics.detectors import Detection
+from baselines.metrics.soa import hit, names_class, read_caption_list, soa_scores
+
+
+@pytest.mark.parametrize(
+    ("caption", "label", "counts"),
+    [
+        ("A man sits on a Bench", "bench", True),
+        ("a workbench with tools", "bench", True),
+        ("a motorbike by a wall", "bicycle", False),
+        ("a motorbike by a wall", "motorcycle", True),
+        ("a kitten sleeps", "cat", True),
+        ("cattle, scattered on a hill", "cat", False),
+        ("a hot dog and a drink", "dog", False),
+        ("a plane lands", "airplane", True),
+        ("an orange cat", "orange", False),
+        ("two oranges", "orange", True),
+    ],
+)
+def test_captions_of_a_class_follow_the_published_words(caption, label, counts):
+    assert names_class(caption, label) == counts
+
+
+def test_rates_are_averaged_by_class_and_by_image():
+    hits = {"dog": [True] * 6 + [False] * 2, "cat": [False, True], "cup": [False] * 10}
+    found = soa_scores(hits)
+    assert found["soa_c"].value == pytest.approx((0.75 + 0.5 + 0.0) / 3)
+    assert found["soa_i"].value == pytest.approx(7 / 20)
+    many = {f"class {n:02d}": [n >= 50] * (n + 1) for n in range(80)}
+    found = soa_scores(many)
+    assert found["top_40"].value == pytest.approx(30 / 40)
+    assert found["bottom_40"].value == 0.0
+
+
+def test_an_image_without_any_detection_is_a_miss_and_a_class_without_images_an_error():
+    assert not hit("dog", [])
+    assert hit("dog", [Detection("dog", 0.5, (0, 0, 1, 1))])
+    assert not hit("dog", [Detection("dog", 0.49, (0, 0, 1, 1))])
+    with pytest.raises(ValueError, match="none of cat"):
+        soa_scores({"dog": [True], "cat": []})
+
+
+def test_published_lists_are_read_without_running_them(tmp_path):
+    for number, content in enumerate(
+        [["a dog"], [{"caption": "a dog", "id": 3}], {7: b"a dog"}, [(12, "a dog")]]
+    ):
+        path = tmp_path / f"{number}.pkl"
+        path.write_bytes(pickle.dumps(content, protocol=2))
+        assert read_caption_list(path) == ["a dog"]
+    (tmp_path / "bad.pkl").write_bytes(pickle.dumps([7]))
+    with pytest.raises(DataError, match="entry 0 holds no caption"):
+        read_caption_list(tmp_path / "bad.pkl")
