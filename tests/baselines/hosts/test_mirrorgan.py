@@ -258,6 +258,23 @@ def test_full_size_networks_have_the_listed_keys_and_numbers():
     assert count(generator.stages[0]) == 277_536
 
 
+def test_presets_are_the_originals_where_there_are_any():
+    cub = MIRRORGAN.presets["cub"]
+    assert (cub.optim.batch_size, cub.optim.images) == (12, 650 * 8855)
+    assert (cub.loss.caption, cub.loss.damsm, cub.loss.kl) == (10, 0, 1)
+    assert (cub.loss.gamma1, cub.loss.gamma2, cub.loss.gamma3) == (4, 5, 10)
+    model = cub.model
+    assert (model.feature_dim, model.discriminator_dim, model.residual_blocks) == (32, 64, 2)
+    assert (cub.optim.g_lr, cub.optim.d_lr, cub.optim.beta1, cub.optim.ema) == (
+        2e-4,
+        2e-4,
+        0.5,
+        0.999,
+    )
+    assert (cub.stream.batch_size, cub.stream.images, cub.stream.lr) == (128, 5 * 8855, 1e-3)
+    assert "coco" not in MIRRORGAN.presets  # its repository has no configuration for it
+
+
 def test_round_trip_keeps_every_number(captioner):
     torch.manual_seed(0)
     config = tiny_config("mirrorgan", stages=3, base_size=64, feature_dim=2)
