@@ -20,7 +20,7 @@ from alr_layers.lvr import LVRLoss
 from alr_layers.refinement import LayoutRefinement, LayoutSource
 from alr_layers.statistics import frozen_statistics
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ALRLoss",

@@ -36,22 +36,27 @@ class StageHook:
     def __init__(self, owner: Any = None, index: int | None = None) -> None:
         self._owner = None if owner is None else weakref.ref(owner)
         self._index = index
+        if owner is not None:
+            # Breaks the graph of a compiled generator here: h must be a tensor that it goes on
+            # with, not a copy that the compiled graph hands out besides. Not as a decorator, which
+            # would load the compiler with the library.
+            self._tell = torch.compiler.disable(self._tell)  # type: ignore[method-assign, no-untyped-call]
 
     @property
     def owner(self) -> Any:
         """The refinement to tell, or None."""
         return None if self._owner is None else self._owner()
 
-    # Breaks the graph of a compiled generator here: h must be a tensor that the generator goes on
-    # with, not a copy that the compiled graph hands out besides.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch leaves it untyped
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *output: Any
     ) -> None:
         """A forward hook, or pre-hook, with keyword arguments."""
+        self._tell(module, args, kwargs, *output)
+
+    def _tell(self, *call: Any) -> None:
         owner = self.owner
         if owner is not None:
-            owner.observe(self._index, module, args, kwargs, *output)
+            owner.observe(self._index, *call)
 
     def __reduce__(self) -> tuple[type["StageHook"], tuple[()]]:
         return StageHook, ()

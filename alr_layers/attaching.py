@@ -195,7 +195,7 @@ def _part(network: nn.Module, name: str, argument: str) -> nn.Module:
 
 def _feature_dim(network: nn.Module, stage: str) -> int:
     """D of the features that `stage` reads: channels that the head before it reads."""
-    context = getattr(getattr(network.get_submodule(stage), "att", None), "conv_context", None)
+    context = getattr(getattr(_part(network, stage, "stages"), "att", None), "conv_context", None)
     if isinstance(context, nn.Module):
         return int(_weight(context).shape[0])
     found = re.fullmatch(r"h_net(\d+)", stage)

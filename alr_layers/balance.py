@@ -29,9 +29,9 @@ RECENT = 0.25
 class TermBalance(nn.Module):
     """Weigh added terms so that each has a chosen share of the host's gradient (our reading).
 
-    No constant weight fits all hosts: at the features h the gradient of L_ALR was measured at
-    between 6e-8 and 3 times that of the host's own loss. As VQ-GAN weighs its adversarial term, a
-    named term's scale is
+    No constant weight fits all hosts: at the features h the gradient of L_ALR is anything from a
+    ten-millionth of that of the host's own loss to a multiple of it. As VQ-GAN weighs its
+    adversarial term, a named term's scale is
 
         scale = share · ‖∂ host_loss / ∂h‖ / ‖∂ term / ∂h‖
 
@@ -161,8 +161,7 @@ class TermBalance(nn.Module):
         """
         total = host_loss
         for stage in self.weighted(host_loss, terms, at=at, step=step, anchors=anchors):
-            for term in stage.values():
-                total = total + term
+            total = sum(stage.values(), total)
         return total
 
     def weighted(
@@ -178,14 +177,14 @@ class TermBalance(nn.Module):
 
         Arguments and errors as `forward`. Terms whose weight is 0 are left out.
         """
-        stages = self._updated(host_loss, terms, at, step, anchors)
+        self.update(host_loss, terms, at=at, step=step, anchors=anchors)
         return [
             {
                 name: self.factor(name, index, step) * term
                 for name, term in stage.terms.items()
                 if self.weight(name, step)
             }
-            for index, stage in enumerate(stages)
+            for index, stage in enumerate(split(terms, at, anchors))
         ]
 
     def update(
@@ -198,7 +197,9 @@ class TermBalance(nn.Module):
         anchors: Anchors | Sequence[Anchors] | None = None,
     ) -> None:
         """Measure what is due at `step`, for those who multiply by `factor` themselves."""
-        self._updated(host_loss, terms, at, step, anchors)
+        stages = self._begin(host_loss, terms, at, step, anchors)
+        if torch.is_grad_enabled():
+            self._measure_due(host_loss, stages, step)
 
     def measure(
         self,
@@ -284,19 +285,6 @@ class TermBalance(nn.Module):
         self._labels, self._step = [stage.label for stage in stages], step
         return stages
 
-    def _updated(
-        self,
-        host_loss: Tensor,
-        terms: Terms | Sequence[Terms],
-        at: Tensor | Sequence[Tensor],
-        step: int,
-        anchors: Anchors | Sequence[Anchors] | None,
-    ) -> list[Stage]:
-        stages = self._begin(host_loss, terms, at, step, anchors)
-        if torch.is_grad_enabled():
-            self._measure_due(host_loss, stages, step)
-        return stages
-
     def _check_turns(self, stages: list[Stage], step: int) -> None:
         """One balance, asked for two stages in turn, would mix up their scales."""
         shapes = [tensor.shape[1:] for stage in stages for tensor in stage.at]
@@ -361,10 +349,8 @@ class TermBalance(nn.Module):
         step: int,
     ) -> None:
         for index, (stage, pairs) in enumerate(zip(stages, norms, strict=True)):
-            for name in filter(pairs.__contains__, self.shares):
+            for name in (name for name in self.shares if name in pairs and name in due):
                 host, norm = pairs[name]
-                if name not in due:
-                    continue
                 if reason := obstacle(host, norm):
                     self._journal.dropped(stage.label + name, reason)
                 else:
@@ -381,7 +367,7 @@ class TermBalance(nn.Module):
         moving one, since the gradients of single batches differ.
         """
         share, scales = self.shares[name], self.get_buffer(name)
-        scale, wanted = float(scales[stage]), self.shares[name] / ratio
+        scale, wanted = float(scales[stage]), share / ratio
         if scale:
             part = max(1 / (self._record[name][1] + 1), RECENT)
             wanted = scale * (wanted / scale) ** part
@@ -410,6 +396,5 @@ class TermBalance(nn.Module):
         state_dict.setdefault(prefix + "measured", self._never())
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._record = self._read_record()
-        self._labels = labels_of(
-            max((len(self.get_buffer(name)) for name in self.shares), default=1)
-        )
+        held = [len(self.get_buffer(name)) for name in self.shares]
+        self._labels = labels_of(max(held, default=1))

@@ -113,12 +113,14 @@ def checked_source(config: Config, split: str, vocabulary: Vocabulary | None = N
 
     Raises:
         DataError: listing everything that is broken, unless `data.skip_broken`.
+        VocabularyMismatchError: `data.max_unknown` is exceeded.
     """
     from baselines.data import open_source
     from baselines.data.scan import scan
 
     source = open_source(config.data, split)
     report = scan(source, vocabulary)
+    report.require_known_words(config.data.max_unknown)
     if config.data.skip_broken:
         return report.skip()
     report.raise_if_broken()
@@ -133,6 +135,7 @@ def training_batches(
     *,
     size: int,
     batch_size: int,
+    wrong_images: bool = False,
 ) -> Callable[[int], Iterable[Batch]]:
     """Given the number of images already seen, this rank's batches from there on."""
     from baselines.data.loader import training_loader
@@ -149,6 +152,7 @@ def training_batches(
             rank=world.rank,
             world=world.size,
             workers=config.data.workers,
+            wrong_images=wrong_images,
         )
 
     return batches

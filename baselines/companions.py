@@ -106,7 +106,7 @@ def load(config: Config, file: Path | None, vocabulary: Vocabulary) -> dict[str,
 
 def keep(config: Config, file: Path | None, run_dir: Path) -> None:
     """Copy the companion into the run."""
-    from baselines.training.checkpoint import write_atomic
+    from baselines.files import write_atomic
 
     companion = of(config)
     if companion is None or file is None or file == run_dir / companion.file:

@@ -6,10 +6,10 @@ with another value (`resume=True`) and which command alone reads it (`only`).
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from baselines import files
 from baselines.settings import (
     ConfigError,
     Group,
@@ -66,7 +66,7 @@ class DataConfig(Group):
 
     name: str = setting(
         "scenes",
-        "data set: scenes (drawn, nothing to download), cub, coco, folder (your own), or more",
+        "which data set; scenes are drawn, folder is your own images",
         SOURCES,
     )
     root: str = setting("", "folder of the data set, --data-root; scenes has none", resume=True)
@@ -87,6 +87,9 @@ class DataConfig(Group):
         "letters outside ASCII when a vocabulary is built: ascii drops them as the originals do, "
         "unicode keeps them; auto: as the data set is usually read",
         one_of("auto", "ascii", "unicode"),
+    )
+    max_unknown: float = setting(
+        0.2, "share of the captions' words that encoders may not know", between(0, 1)
     )
 
 
@@ -218,10 +221,16 @@ class LossConfig(Group):
     damsm: float = setting(5.0, "weight of DAMSM's terms, 0: none", at_least(0), only="train")
     kl: float = setting(1.0, "weight of the conditioning's KL term", at_least(0), only="train")
     caption: float = setting(
-        0.0,
-        "weight of the captioner's loss (mirrorgan), 0: no captioner",
-        at_least(0),
-        only="train",
+        0.0, "weight of the captioner's loss (mirrorgan), 0: none", at_least(0), only="train"
+    )
+    unconditional: float = setting(
+        1.0, "weight of the unconditional heads (stackgan)", at_least(0), only="train"
+    )
+    colour: float = setting(
+        0.0, "weight of the colours' agreement between sizes (stackgan)", at_least(0), only="train"
+    )
+    penalty: float = setting(
+        2.0, "weight of the matching-aware gradient penalty (dfgan)", at_least(0), only="train"
     )
     gamma1: float = setting(4.0, "γ1, sharpness of a word's attention over regions", above(0))
     gamma2: float = setting(5.0, "γ2, sharpness of the best word in a caption's score", above(0))
@@ -256,6 +265,9 @@ class OptimConfig(Group):
     beta1: float = setting(0.5, "Adam's decay of the mean", MOMENTUM)
     beta2: float = setting(0.999, "Adam's decay of the square", MOMENTUM)
     ema: float = setting(0.999, "decay of the averaged generator", between(0, 1))
+    legacy_snapshot: int = setting(
+        0, "steps after which the average becomes the generator (stackgan), 0: never", at_least(0)
+    )
     amp: str = setting(
         "no",
         "arithmetic of the step: float32, mixed bf16 or fp16; auto: bf16 where the hardware "
@@ -299,21 +311,18 @@ class Config(Group):
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write `config` as JSON."""
-    path.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+    """Write `config` as JSON with a checksum."""
+    files.write_json(path, to_dict(config))
 
 
 def load_config(path: Path) -> Config:
     """Read a configuration written by `save_config`.
 
     Raises:
-        ConfigError: the file is no JSON, or holds keys or values that do not fit.
+        UserError: naming the file and what is wrong with it.
     """
+    content = files.read_json(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from None
-    try:
-        return from_dict(Config, values)
+        return from_dict(Config, content)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {error}") from error

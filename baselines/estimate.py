@@ -1,8 +1,8 @@
 """What a configuration takes, from its settings alone: parameters, memory, steps.
 
 For `--dry-run`, and to refuse what no machine can hold before any of it is built. Counted are the
-stacked networks that the hosts share; what a host adds of its own (its word fusion) is small beside
-them. Nothing here needs torch.
+stacked networks of AttnGAN, DM-GAN and ALR-GAN, without DM-GAN's memory, which is small beside
+them; a host with networks of its own is counted as if it had these. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -264,7 +264,8 @@ def summary(config: Config, command: str) -> str:
     lines = []
     if command == "train":
         counts = parameters(bounded(config)).items()
-        lines.append("parameters, about: " + ", ".join(f"{n} {c / 1e6:.3g} M" for n, c in counts))
+        named = ", ".join(f"{name} {count / 1e6:.3g} M" for name, count in counts)
+        lines.append(f"parameters (of the stacked networks in these sizes), about: {named}")
     lines.append(f"steps: {steps(config, command):,} on one process")
     lines.append(f"memory, about: {readable(memory(config, command))} without half precision")
     return "\n".join(lines)

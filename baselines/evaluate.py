@@ -1,7 +1,8 @@
-"""Measure a trained run: `python -m baselines.evaluate --run runs/x`.
+"""Measure a trained run, or anybody's images.
 
-Draws an image for every caption of the test split with the averaged weights, and adds the numbers,
-with every setting that they depend on, to `evaluation.json` in the run directory.
+`python -m baselines.evaluate --run runs/x` draws an image for every caption of the test split with
+the averaged weights, and adds the numbers, with every setting that they depend on, to
+`evaluation.json` in the run directory. `--images-from DIR` measures a folder of images instead.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from pathlib import Path
 from baselines.cli import run_command
 from baselines.errors import UserError
 from baselines.metrics import METRICS
+from baselines.metrics.detectors import COCO_DETECTORS, SCENES, open_detector
 from baselines.metrics.evaluation import Options, evaluate
 from baselines.metrics.extractors import EXTRACTORS
 from baselines.metrics.fid import PUBLISHED_COUNT
+from baselines.metrics.given import evaluate_images
 from baselines.metrics.record import RESULT, store
 from baselines.metrics.report import table
 from baselines.runs import INITIAL, load_run
@@ -28,7 +31,31 @@ logger = logging.getLogger(__name__)
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m baselines.evaluate", description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="a run directory")
+    subject = parser.add_mutually_exclusive_group(required=True)
+    subject.add_argument("--run", type=Path, help="a run directory")
+    subject.add_argument("--images-from", type=Path, metavar="DIR", help="a folder of images")
+    parser.add_argument(
+        "--captions", type=Path, metavar="FILE",
+        help="of --images-from: .jsonl with file_name and text, or a caption a line",
+    )  # fmt: skip
+    parser.add_argument(
+        "--reference", type=Path, metavar="FILE|DIR",
+        help="real images to compare --images-from with: a folder, or a reference-*.npz",
+    )  # fmt: skip
+    parser.add_argument("--size", type=int, help="side to bring --images-from to")
+    parser.add_argument(
+        "--save-images", type=Path, metavar="DIR", help="write the drawn images and their captions"
+    )
+    parser.add_argument(
+        "--detector", help=f"for soa: one of {', '.join(COCO_DETECTORS)}, or {SCENES}"
+    )
+    parser.add_argument("--detector-weights", type=Path, metavar="FILE")
+    add_measuring_options(parser)
+    return parser.parse_args(argv)
+
+
+def add_measuring_options(parser: argparse.ArgumentParser) -> None:
+    """Add how much is measured, and by what."""
     parser.add_argument(
         "--images",
         type=int,
@@ -44,8 +71,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--extractor",
-        default="damsm",
-        help=f"features of fid, kid and is, some of {','.join(EXTRACTORS)}",
+        help=f"features of fid, kid and is, some of {','.join(EXTRACTORS)}; by default damsm, of "
+        "--images-from inception-2015",
     )
     parser.add_argument(
         "--weights", action="append", default=[], metavar="EXTRACTOR=FILE",
@@ -68,10 +95,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--out", type=Path, help=f"instead of {RESULT} in the run directory; nothing is left there"
     )
     parser.add_argument("--device", default="auto")
-    return parser.parse_args(argv)
 
 
-def weight_files(args: argparse.Namespace) -> dict[str, Path]:
+def weight_files(args: argparse.Namespace, extractors: Sequence[str]) -> dict[str, Path]:
     """Read `--weights` and `--inception` as files by extractor.
 
     Raises:
@@ -85,7 +111,7 @@ def weight_files(args: argparse.Namespace) -> dict[str, Path]:
             raise UserError(f"--weights {given}: write EXTRACTOR=FILE, EXTRACTOR one of {known}")
         files[name] = Path(file)
     if args.inception is not None:
-        asked = [name for name in args.extractor.split(",") if name in EXTRACTORS]
+        asked = [name for name in extractors if name in EXTRACTORS]
         asked = [name for name in asked if EXTRACTORS[name].is_inception]
         if len(asked) > 1:
             raise UserError(
@@ -95,27 +121,55 @@ def weight_files(args: argparse.Namespace) -> dict[str, Path]:
     return files
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of the command."""
-    args = parse(argv)
-    path = args.out or args.run / RESULT
+def options_of(args: argparse.Namespace, cache: Path | None) -> Options:
+    """Read what to measure from the command line.
+
+    Raises:
+        UserError: options that make no sense, or do not belong together.
+    """
+    alone = {"captions": args.captions, "reference": args.reference, "size": args.size}
+    if args.run is not None:
+        for name, value in alone.items():
+            if value is not None:
+                raise UserError(f"--{name} belongs to --images-from; a run has its own data")
+    elif args.before_after or args.save_images is not None or args.samples != 1:
+        raise UserError("--before-after, --save-images and --samples need --run, which draws")
+    extractors = args.extractor or ("damsm" if args.run is not None else "inception-2015")
     options = Options(
         metrics=args.metrics.split(",") if args.metrics else None,
-        extractors=args.extractor.split(","),
-        weights=weight_files(args),
+        extractors=extractors.split(","),
+        weights=weight_files(args, extractors.split(",")),
         images=args.images,
         real_images=args.real_images,
         samples=args.samples,
         independent=args.independent_encoder,
         batch_size=args.batch_size,
         seed=args.seed,
-        cache=path.parent,
+        cache=cache,
+        save_images=args.save_images,
     )
     options.check()
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the command."""
+    args = parse(argv)
+    path = args.out or (args.run or args.images_from) / RESULT
+    options = options_of(args, path.parent if args.run is not None else None)
     device = usable_device(args.device)
-    run = load_run(args.run, device=device)
-    untrained = load_run(args.run, device=device, weights=INITIAL) if args.before_after else None
-    entry = evaluate(run, options, untrained=untrained)
+    detector = None
+    if args.detector is not None:
+        detector = open_detector(args.detector, file=args.detector_weights, device=device)
+    if args.run is None:
+        entry = evaluate_images(
+            args.images_from, args.captions, options, reference=args.reference, size=args.size,
+            detector=detector, device=device,
+        )  # fmt: skip
+    else:
+        run = load_run(args.run, device=device)
+        before = load_run(args.run, device=device, weights=INITIAL) if args.before_after else None
+        entry = evaluate(run, options, untrained=before, detector=detector)
     store(path, entry)
     print(table(entry))
     for warning in entry["warnings"]:

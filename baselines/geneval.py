@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from baselines.cli import run_command
 from baselines.errors import UserError
+from baselines.files import write_atomic
 from baselines.metrics.detectors import COCO_DETECTORS, SCENES, Detector, open_detector
 from baselines.metrics.geneval import (
     METADATA,
@@ -33,7 +34,6 @@ from baselines.metrics.relations import RULES
 from baselines.metrics.report import cell, markdown
 from baselines.metrics.spec import Score
 from baselines.sampling.pipeline import load, usable_device
-from baselines.training.checkpoint import write_atomic
 
 RESULT = "geneval.json"
 

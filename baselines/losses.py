@@ -9,17 +9,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines.hinge import hinge_terms, matching_aware_gradient_penalty
 from baselines.networks.masking import padding
+from baselines.precision import accurate, no_autocast
+
+__all__ = [
+    "colour_consistency_loss",
+    "derangement",
+    "discriminator_loss",
+    "discriminator_terms",
+    "generator_loss",
+    "hinge_terms",
+    "kl_loss",
+    "matching_aware_gradient_penalty",
+    "matching_loss",
+    "sentence_loss",
+    "sentence_scores",
+    "word_attention",
+    "word_scores",
+    "words_loss",
+    "wrong_image_terms",
+]
 
 EPSILON = 1e-8
-
-
-def _accurate(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(t if t.dtype == torch.float64 else t.float() for t in tensors)
-
-
-def _no_autocast(tensor: Tensor) -> torch.autocast:
-    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def _region_attention(matches: Tensor, lengths: Tensor, gamma1: float) -> Tensor:
@@ -44,8 +56,8 @@ def word_attention(regions: Tensor, words: Tensor, lengths: Tensor, *, gamma1: f
     Returns:
         (B, T, H, W); sums to 1 over the grid, meaningless at padded words.
     """
-    regions, words = _accurate(regions, words)
-    with _no_autocast(regions):
+    regions, words = accurate(regions, words)
+    with no_autocast(regions):
         matches = torch.einsum("bdr,bdt->btr", regions.flatten(2), words)
         return _region_attention(matches, lengths, gamma1).unflatten(2, regions.shape[2:])
 
@@ -65,8 +77,8 @@ def word_scores(
     Returns:
         (B, N). The largest intermediates are (B, N, T, regions).
     """
-    regions, words = _accurate(regions, words)
-    with _no_autocast(regions):
+    regions, words = accurate(regions, words)
+    with no_autocast(regions):
         regions = regions.flatten(2)
         matches = torch.einsum("bdr,ndt->bntr", regions, words)
         attention = _region_attention(matches, lengths, gamma1)
@@ -80,8 +92,8 @@ def word_scores(
 
 def sentence_scores(code: Tensor, sentence: Tensor) -> Tensor:
     """Cosine of every image code (B, E) with every sentence (N, E), (B, N)."""
-    code, sentence = _accurate(code, sentence)
-    with _no_autocast(code):
+    code, sentence = accurate(code, sentence)
+    with no_autocast(code):
         norms = code.norm(dim=1)[:, None] * sentence.norm(dim=1)
         return code @ sentence.t() / norms.clamp(min=EPSILON)
 
@@ -153,7 +165,7 @@ def sentence_loss(
 
 
 def _cross_entropy(logits: Tensor, real: bool) -> Tensor:
-    (logits,) = _accurate(logits)
+    (logits,) = accurate(logits)
     target = torch.full_like(logits, float(real))
     return F.binary_cross_entropy_with_logits(logits, target)
 
@@ -272,13 +284,88 @@ def discriminator_loss(
     return discriminator_terms(discriminator, real, fake, sentence, wrong=wrong)["total"]
 
 
-def generator_loss(discriminator: nn.Module, fake: Tensor, sentence: Tensor) -> Tensor:
-    """How far one scale's fakes (B, 3, S, S) are from passing for real and for matching."""
+def wrong_image_terms(
+    discriminator: nn.Module,
+    real: Tensor,
+    wrong: Tensor,
+    fake: Tensor,
+    condition: Tensor,
+    *,
+    unconditional: float = 1.0,
+) -> dict[str, Tensor]:
+    """StackGAN++'s discriminator loss and its parts, with wrong images for the right condition.
+
+    A wrong image is real to the unconditional head and mismatched to the conditional one. The
+    network sees real, wrong and fake images in this order, each with batch statistics of its own.
+
+    Args:
+        discriminator: a `Discriminator` with an unconditional head.
+        real: (B, 3, S, S) images of the condition.
+        wrong: (B, 3, S, S) real images of something else.
+        fake: (B, 3, S, S); detached here.
+        condition: (B, C), what the conditional head is given; detached here.
+        unconditional: U, weight of the unconditional head's three cross-entropies. 0 leaves them
+            out of the total, which then averages wrong and fake instead of adding them.
+
+    Returns:
+        "total"; the cross-entropies "real", "wrong", "fake" of the conditional head and
+        "real_unconditional", "wrong_unconditional", "fake_unconditional"; and, without gradient,
+        the mean conditional logits "logit_real", "logit_wrong", "logit_fake".
+    """
+    terms: dict[str, Tensor] = {}
+    for name, images in (("real", real), ("wrong", wrong), ("fake", fake.detach())):
+        features = discriminator(images)
+        logits = discriminator.conditional(features, condition.detach())
+        terms[name] = _cross_entropy(logits, name == "real")
+        alone = discriminator.unconditional(features)
+        terms[f"{name}_unconditional"] = _cross_entropy(alone, name != "fake")
+        terms[f"logit_{name}"] = logits.detach().float().mean()
+    if not unconditional:
+        return terms | {"total": terms["real"] + (terms["wrong"] + terms["fake"]) / 2}
+    matched = terms["real"] + terms["wrong"] + terms["fake"]
+    alone = sum(terms[f"{name}_unconditional"] for name in ("real", "wrong", "fake"))
+    return terms | {"total": matched + unconditional * alone}
+
+
+def generator_loss(
+    discriminator: nn.Module, fake: Tensor, sentence: Tensor, *, unconditional: float = 1.0
+) -> Tensor:
+    """How far one scale's fakes (B, 3, S, S) are from passing for real and for matching.
+
+    `unconditional` weighs the unconditional head's part, where there is that head.
+    """
     features = discriminator(fake)
     loss = _cross_entropy(discriminator.conditional(features, sentence), True)
-    if discriminator.unconditional is None:
+    if discriminator.unconditional is None or not unconditional:
         return loss
-    return loss + _cross_entropy(discriminator.unconditional(features), True)
+    return loss + unconditional * _cross_entropy(discriminator.unconditional(features), True)
+
+
+def colour_consistency_loss(fine: Tensor, coarse: Tensor) -> Tensor:
+    """How far the colours of an image are from those of its smaller version (StackGAN++).
+
+    The squared difference of the mean colours, plus 5 times that of the covariances of the
+    channels over all pixels (divided by their number, not by one less).
+
+    Args:
+        fine: (B, 3, H, W), which learns.
+        coarse: (B, 3, h, w), of any other size; detached here.
+
+    Returns:
+        Scalar, each part a mean over batch and entries.
+    """
+    fine, coarse = accurate(fine, coarse.detach())
+    with no_autocast(fine):
+        (mean, covariance), (target_mean, target_covariance) = map(_colours, (fine, coarse))
+        return F.mse_loss(mean, target_mean) + 5 * F.mse_loss(covariance, target_covariance)
+
+
+def _colours(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean colour (B, 3) and covariance of the channels (B, 3, 3)."""
+    pixels = images.flatten(2)
+    mean = pixels.mean(dim=2, keepdim=True)
+    centred = pixels - mean
+    return mean[..., 0], centred @ centred.transpose(1, 2) / pixels.shape[2]
 
 
 def caption_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -298,11 +385,11 @@ def caption_loss(logits: Tensor, targets: Tensor) -> Tensor:
             "logits must be (N, V) and targets (N,) with N > 0, "
             f"got {tuple(logits.shape)} and {tuple(targets.shape)}"
         )
-    (logits,) = _accurate(logits)
+    (logits,) = accurate(logits)
     return F.cross_entropy(logits, targets)
 
 
 def kl_loss(mu: Tensor, logvar: Tensor) -> Tensor:
     """KL divergence of N(mu, exp(logvar)) from N(0, I), mean over batch and dimensions."""
-    mu, logvar = _accurate(mu, logvar)
+    mu, logvar = accurate(mu, logvar)
     return -0.5 * (1 + logvar - mu.square() - logvar.exp()).mean()

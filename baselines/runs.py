@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from baselines.config import (
     Config,
@@ -35,7 +36,6 @@ from baselines.networks.encoders import (
     build_image_encoder,
     build_text_encoder,
 )
-from baselines.networks.generator import StackedGenerator
 from baselines.training.checkpoint import (
     CheckpointError,
     checkpoints,
@@ -68,7 +68,7 @@ class Run:
     directory: Path
     config: Config
     encoders: Encoders
-    generator: StackedGenerator
+    generator: nn.Module
 
 
 def save_encoders(encoders: Encoders, path: Path, **facts: Any) -> None:

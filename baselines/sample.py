@@ -54,6 +54,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--samples", type=_count(1), default=1, metavar="N", help="images per caption, or paths")
     add("--seed", type=int, default=0, help="of the noise, which all captions share")
     add("--mean-conditioning", action="store_true", help="no conditioning noise: less varied")
+    add(
+        "--truncation", type=float, default=0.0, metavar="RATE",
+        help="this many times noise cut off at 2: cleaner, less varied; DF-GAN's is 0.88",
+    )  # fmt: skip
     add("--all-stages", action="store_true", help="also the smaller images of every stage")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--grid", action="store_true", help="only captioned pages")
@@ -88,11 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         texts = given_captions(options)
-        pipeline = load(options.run, device=options.device)
+        pipeline = load(options.run, device=options.device, truncation=options.truncation)
         real = [] if texts else test_pairs(pipeline)
         captions = pipeline.read(texts or [text for text, _ in real])
-        if options.overlays and pipeline.run.config.model.stages < 2:
-            raise UserError("--overlays: this model has a single stage, which reads no words")
+        if options.overlays and not pipeline.has_layouts:
+            raise UserError(
+                f"--overlays: this {pipeline.run.config.model.name} has no stage that reads words"
+            )
     except (UserError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {one_line(error)}\n")
     album = Album(
@@ -100,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         singles=not options.grid,
         sheets=not options.singles,
         all_stages=options.all_stages,
-        overlays=options.overlays or (bool(real) and pipeline.run.config.model.stages > 1),
+        overlays=options.overlays or (bool(real) and pipeline.has_layouts),
     )
     try:
         if options.interpolate_noise or options.interpolate_captions:

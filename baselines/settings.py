@@ -32,20 +32,18 @@ class Rule:
 
     holds: tells whether a value does.
     expected: completes "key=value: expected ..." when it does not.
-    summary: the same for `--help`, where nothing may be imported to find out.
     from_registry: whether the answer lies in a list of what the project has been extended with.
         Those lists are built from presets, so a preset cannot be checked against them.
     """
 
     holds: Callable[[Any], bool]
     expected: Callable[[], str]
-    summary: str
     from_registry: bool = False
 
 
-def rule(holds: Callable[[Any], bool], summary: str) -> Rule:
-    """A rule in words: `summary` completes "expected ..."."""
-    return Rule(holds, lambda: summary, summary)
+def rule(holds: Callable[[Any], bool], expected: str) -> Rule:
+    """A rule in words: `expected` completes "key=value: expected ..."."""
+    return Rule(holds, lambda: expected)
 
 
 def at_least(lowest: int) -> Rule:
@@ -71,7 +69,7 @@ def one_of(*names: str) -> Rule:
 
 
 def registered(place: str) -> Rule:
-    """A name in the registry at "module:NAME", which is imported when a value is checked."""
+    """A name in the registry at "module:NAME", which is imported when it is asked."""
     module, _, name = place.partition(":")
 
     def names() -> Iterable[str]:
@@ -81,7 +79,6 @@ def registered(place: str) -> Rule:
     return Rule(
         lambda value: value in names(),
         lambda: "one of " + ", ".join(map(repr, names())),
-        f"a name in {module}.{name}",
         from_registry=True,
     )
 
@@ -285,7 +282,7 @@ def describe(kind: type, command: str, width: int = 98) -> str:
     for one in settings(kind).values():
         if one.only not in ("", command):
             continue
-        range_ = f", {one.rule.summary}" if one.rule else ""
+        range_ = f", {one.rule.expected()}" if one.rule else ""
         default = str(one.default).lower() if one.kind is bool else repr(one.default)
         resume = "; may change on resume" if one.resume else ""
         lines.append(f"  {one.key} ({one.kind.__name__}{range_}; default {default}{resume})")

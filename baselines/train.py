@@ -58,7 +58,9 @@ def configure(args: argparse.Namespace) -> Config:
         config = dataclasses.replace(config, refine=type(config.refine)())
     elif args.refine:
         refine = preset("alrgan", args.preset).refine
-        config = dataclasses.replace(config, refine=dataclasses.replace(refine, terms=args.refine))
+        source = find_host(args.model).layout_source or refine.source
+        refine = dataclasses.replace(refine, terms=args.refine, source=source)
+        config = dataclasses.replace(config, refine=refine)
     config = resolve(config, args, "train")
     require_effect(config, args)
     return config
@@ -138,15 +140,10 @@ def run(
         CheckpointError: encoders or checkpoint missing, damaged or of another vocabulary.
         DataError: broken data.
     """
-    from baselines.runs import ENCODERS, load_encoders, newest_state
+    from baselines.runs import newest_state
     from baselines.training.loop import train
 
-    if encoders_dir is None and not (run_dir / ENCODERS).exists():
-        raise ConfigError(
-            f"{run_dir} is a new run: give --encoders DIR, a run directory of "
-            "python -m baselines.damsm on the same data"
-        )
-    encoders = load_encoders(encoders_dir or run_dir)
+    encoders = required_encoders(encoders_dir, run_dir)
     companion = companions.find(config, companion_dir, run_dir)
     config = settled(companions.adopted(config, companion_dir, run_dir), encoders, world)
     saved = newest_state(config, run_dir, encoders.vocabulary)
@@ -166,6 +163,7 @@ def run(
         world,
         size=config.model.image_sizes[-1],
         batch_size=config.optim.batch_size,
+        wrong_images=find_host(config.model.name).wrong_images,
     )
     progress = train(
         objective,
@@ -181,6 +179,23 @@ def run(
     )
     if world.is_main:
         logger.info("%d steps, %d images: %s", progress.step, progress.images, run_dir)
+
+
+def required_encoders(directory: Path | None, run_dir: Path) -> Encoders:
+    """The encoders in the given directory or, where none is given, in the run.
+
+    Raises:
+        ConfigError: none is given for a new run.
+        CheckpointError: missing or damaged.
+    """
+    from baselines.runs import ENCODERS, load_encoders
+
+    if directory is None and not (run_dir / ENCODERS).exists():
+        raise ConfigError(
+            f"{run_dir} is a new run: give --encoders DIR, a run directory of "
+            "python -m baselines.damsm on the same data"
+        )
+    return load_encoders(directory or run_dir)
 
 
 def settled(config: Config, encoders: Encoders, world: World) -> Config:

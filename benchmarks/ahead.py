@@ -3,17 +3,21 @@
     python -m benchmarks.ahead          # writes results/kernels__triton<version>.jsonl
 
 The library's own launching code runs, on CPU tensors, under a driver that stops after compilation:
-what is compiled is what a GPU of that compute capability would run, specialisation included.
+what is compiled is what a GPU of that compute capability would run, specialisation included. For
+9.0 the instructions are counted as well, loops and programs included, and set against the rates of
+an H200's data sheet: `issue_us` and `tensor_us` are lower bounds, `floor_us` is that of the bytes.
 """
 
 import argparse
 import json
+import math
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,12 +29,24 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from alr_layers.kernels import tiles
-from benchmarks.cases import SHAPES, Case, Shape, cases
+from baselines import files
+from benchmarks.cases import SHAPES, Case, Shape, op_cases
+from benchmarks.machine_code import (
+    H200,
+    TOOLS,
+    disassembled,
+    instructions,
+    issue_microseconds,
+    issued,
+    tensor_microseconds,
+    turns_of,
+)
 
 CAPABILITIES = ((7, 5), (8, 0), (9, 0))
 # Per program, in bytes, what a kernel may ask for (compute capabilities 7.5, 8.0 and 9.0).
 SHARED_MEMORY = {(7, 5): 65536, (8, 0): 166912, (9, 0): 232448}
-CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+COUNTED = (9, 0)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,20 @@ class Figures:
     registers: int
     shared: int
     stack: int
+    instructions: int
+    programs: int
+    issue_us: float | None
+    tensor_us: float | None
+    floor_us: float | None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A compiled kernel and what it was launched with."""
+
+    kernel: Any
+    programs: int
+    arguments: dict[str, Any]
 
 
 class CompileOnlyDriver:
@@ -68,14 +98,14 @@ class CompileOnlyDriver:
 
 
 @contextmanager
-def compiling_for(capability: tuple[int, int]) -> Iterator[list[Any]]:
-    """Within the block, launches compile and do not run; the kernels are put in the list."""
-    kernels: list[Any] = []
+def compiling_for(capability: tuple[int, int]) -> Iterator[list[Launch]]:
+    """Within the block, launches compile and do not run; all are put in the list."""
+    launches: list[Launch] = []
     run = JITFunction.run
 
     def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         kernel = run(self, *args, grid=grid, warmup=True, **options)
-        kernels.append(kernel)
+        launches.append(Launch(kernel, math.prod(grid), options))
         return kernel
 
     previous = driver._active
@@ -85,7 +115,7 @@ def compiling_for(capability: tuple[int, int]) -> Iterator[list[Any]]:
             mock.patch.object(JITFunction, "run", compile_only),
             mock.patch.object(tiles, "compute_capability", lambda tensor: capability),
         ):
-            yield kernels
+            yield launches
     finally:
         driver._active = previous
 
@@ -95,60 +125,83 @@ def resource_usage(kernel: Any) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
-        command = [str(CUOBJDUMP), "--dump-resource-usage", file.name]
+        command = [str(TOOLS / "cuobjdump"), "--dump-resource-usage", file.name]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = dict(re.findall(r"(REG|STACK):(\d+)", text))
     return {"registers": int(found["REG"]), "stack": int(found["STACK"])}
 
 
 def launch(case: Case, shape: Shape, dtype: torch.dtype) -> None:
-    """Forward and backward of the fused form, on CPU tensors of two samples."""
-    arguments = case.inputs(replace(shape, batch=2), dtype, torch.device("cpu"))
-    outputs = case.providers["fused"](*arguments)
+    """Forward and backward of the fused form, on CPU tensors."""
+    arguments = case.inputs(shape, dtype, torch.device("cpu"))
+    outputs = case.functions["fused"](*arguments)
     wanted = [x for x in arguments if isinstance(x, torch.Tensor) and x.requires_grad]
     live = [output for output in outputs if output.requires_grad]
     torch.autograd.grad(live, wanted, [torch.ones_like(output) for output in live])
+
+
+def counted(found: Launch, case: Case, shape: Shape, dtype: torch.dtype) -> dict[str, float | None]:
+    """The lower bounds in microseconds: of issue, of the tensor cores, of the bytes."""
+    code = instructions(disassembled(found.kernel.asm["cubin"]))
+    names = issued(code, turns_of(found.arguments))
+    warps = found.kernel.metadata.num_warps * found.programs
+    mode = "backward" if "backward" in found.kernel.name else "forward"
+    floor = case.floor_bytes(shape, dtype, mode)
+    return {
+        "issue_us": round(issue_microseconds(names, warps), 1),
+        "tensor_us": round(tensor_microseconds(names, warps), 1),
+        "floor_us": None if floor is None else round(floor / H200.bytes_per_second * 1e6, 1),
+    }
 
 
 def figures(
     case: Case, shape: Shape, dtype: torch.dtype, capability: tuple[int, int]
 ) -> list[Figures]:
     """Of every kernel that forward and backward of `case` launch, in order."""
-    with compiling_for(capability) as kernels:
-        launch(case, shape, dtype)
+    counts = capability == COUNTED
+    with compiling_for(capability) as launches:
+        launch(case, shape if counts else replace(shape, batch=2), dtype)
+    unknown = dict.fromkeys(("issue_us", "tensor_us", "floor_us"))
     return [
         Figures(
-            kernel=kernel.name,
+            kernel=found.kernel.name,
             case=case.name,
-            shape=f"D {shape.dim}, T {shape.words}, {shape.size}x{shape.size}",
+            shape=f"B {shape.batch}, D {shape.dim}, T {shape.words}, {shape.size}x{shape.size}",
             dtype=str(dtype).removeprefix("torch."),
             capability=f"{capability[0]}.{capability[1]}",
-            warps=kernel.metadata.num_warps,
-            shared=kernel.metadata.shared,
-            **resource_usage(kernel),
+            warps=found.kernel.metadata.num_warps,
+            shared=found.kernel.metadata.shared,
+            instructions=len(instructions(disassembled(found.kernel.asm["cubin"]))),
+            programs=found.programs,
+            **resource_usage(found.kernel),
+            **(counted(found, case, shape, dtype) if counts else unknown),
         )
-        for kernel in kernels
+        for found in launches
     ]
 
 
-def main() -> None:
-    """Write the figures of all ops for all architectures, at the shapes of the models."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the figures of all ops, at the shapes of the models."""
+    parser = argparse.ArgumentParser(prog="benchmarks.ahead", description=main.__doc__)
     folder = Path(__file__).parent / "results"
+    names = {f"{major}.{minor}": (major, minor) for major, minor in CAPABILITIES}
     parser.add_argument(
         "--out", type=Path, default=folder / f"kernels__triton{triton.__version__}.jsonl"
     )
-    out = parser.parse_args().out
-    out.parent.mkdir(exist_ok=True)
-    with out.open("w") as file:
-        for capability in CAPABILITIES:
-            for dtype in (torch.float32, torch.float16):
-                for case in cases()[:4]:
-                    for shape in (shape for shape in SHAPES if shape.size == 128):
-                        for found in figures(case, shape, dtype, capability):
-                            file.write(json.dumps(asdict(found)) + "\n")
-                    file.flush()
-    print(f"wrote {out}")
+    parser.add_argument(
+        "--capability", action="append", choices=list(names), help="only this (repeatable)"
+    )
+    options = parser.parse_args(arguments)
+    shapes = [shape for shape in SHAPES if shape.size == 128]
+    lines = []
+    for name in options.capability or names:
+        # Before 8.0 there are no tensor cores for bfloat16.
+        dtypes = DTYPES if names[name] >= (8, 0) else DTYPES[:2]
+        for dtype, case, shape in product(dtypes, op_cases(), shapes):
+            found = figures(case, shape, dtype, names[name])
+            lines += [json.dumps(asdict(figure)) + "\n" for figure in found]
+            files.write_text(options.out, "".join(lines))
+    print(f"wrote {options.out}")
 
 
 if __name__ == "__main__":

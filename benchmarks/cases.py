@@ -1,21 +1,18 @@
-"""What is measured: the ops and the whole loss path, at the shapes of the published models."""
+"""What is measured: the ops, φ, and the loss path with and without it, at the published shapes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alr_layers import ALRLoss, ALRModule, LVRLoss
 from alr_layers.kernels import requirements
 from alr_layers.kernels.dispatch import implementation
-from baselines.losses import words_loss
-from benchmarks import transcription, upstream
 
 GAMMA = 0.1
 WORD_DIM = 256
+Function = Callable[..., tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -40,20 +37,52 @@ SWEEP = (*(Shape("sweep", 8, 32, 18, size) for size in (32, 256)), Shape("sweep"
 
 
 @dataclass(frozen=True)
+class Provider:
+    """How a function of a case is called: as it is, or compiled with these options."""
+
+    function: str
+    options: dict[str, str] | None = None
+
+
+PROVIDERS = {
+    "copy": Provider("copy"),
+    "transcription": Provider("transcription"),
+    "loop": Provider("loop"),
+    "eager": Provider("eager"),
+    "compiled": Provider("eager", {}),
+    "reduce-overhead": Provider("eager", {"mode": "reduce-overhead"}),
+    "fused": Provider("fused"),
+    "fused + compile": Provider("fused", {}),
+    "channels_last": Provider("channels_last"),
+    "autocast": Provider("autocast"),
+    "autocast + channels_last": Provider("autocast + channels_last"),
+    "autocast + channels_last + compile": Provider("autocast + channels_last", {}),
+}
+
+
+@dataclass(frozen=True)
 class Case:
     """One thing to measure.
 
     Attributes:
         inputs: the differentiable tensors, then the others, and the call's further arguments.
-        providers: name -> a function of those, returning the tensors to differentiate.
+        functions: name -> a function of those, returning the tensors to differentiate.
         moved: (numbers read and written forward, the same backward) per region and sample, the
             fewest that can do; None where convolutions or matrix products decide.
+        follows_size: whether the size of the grid changes what is computed.
     """
 
     name: str
     inputs: Callable[[Shape, torch.dtype, torch.device], tuple[Any, ...]]
-    providers: dict[str, Callable[..., tuple[Tensor, ...]]]
-    moved: Callable[[Shape], tuple[int, int]] | None
+    functions: dict[str, Function] = field(repr=False)
+    moved: Callable[[Shape], tuple[int, int]] | None = None
+    follows_size: bool = True
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The names in `PROVIDERS` that this case has a function for; a copy where bytes decide."""
+        known = {*self.functions, *(["copy"] if self.moved else [])}
+        return tuple(name for name, provider in PROVIDERS.items() if provider.function in known)
 
     def floor_bytes(self, shape: Shape, dtype: torch.dtype, mode: str) -> int | None:
         """The bytes that must go through device memory."""
@@ -63,106 +92,68 @@ class Case:
         numbers = {"forward": forward, "backward": backward, "both": forward + backward}[mode]
         return numbers * shape.batch * shape.regions * dtype.itemsize
 
+    def called(self, provider: str) -> Function:
+        """The function of a provider; compiled afresh, so that no two shapes share a compilation.
 
-def _grid(channels: int, shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
+        One compiled function over many shapes turns dynamic at the second and falls back to eager,
+        silently, after eight.
+        """
+        chosen = PROVIDERS[provider]
+        function = self.functions[chosen.function]
+        if chosen.options is None:
+            return function
+        torch.compiler.reset()
+        compiled: Function = torch.compile(
+            function, fullgraph=True, dynamic=False, **chosen.options
+        )
+        return compiled
+
+
+def grid(channels: int, shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Random features on the grid of a shape."""
     return torch.randn(shape.batch, channels, shape.size, shape.size, device=device, dtype=dtype)
 
 
-def _theta(shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
-    # Shifted from one word to the next, so that both easy and hard residuals occur.
-    return _grid(shape.words, shape, torch.float32, device).mul(2).softmax(1).to(dtype)
+def random_layout(shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A layout; two of them differ so that both easy and hard residuals occur."""
+    return grid(shape.words, shape, torch.float32, device).mul(2).softmax(1).to(dtype)
 
 
-def _lengths(shape: Shape, device: torch.device) -> Tensor:
+def random_lengths(shape: Shape, device: torch.device) -> Tensor:
+    """At least half of the words are real."""
     return torch.randint(max(1, shape.words // 2), shape.words + 1, (shape.batch,), device=device)
 
 
-def _layout_inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
+def projected_words(shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """ŵ, of a size that makes the softmax neither flat nor a choice of one."""
     words = torch.randn(shape.batch, shape.dim, shape.words, device=device) / shape.dim**0.5
-    h = _grid(shape.dim, shape, dtype, device).requires_grad_()
-    return h, words.to(dtype).requires_grad_(), _lengths(shape, device)
+    return words.to(dtype)
+
+
+def _layout_inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
+    h = grid(shape.dim, shape, dtype, device).requires_grad_()
+    words = projected_words(shape, dtype, device).requires_grad_()
+    return h, words, random_lengths(shape, device)
 
 
 def _gated_inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
-    theta = _theta(shape, dtype, device).requires_grad_()
-    return theta, _theta(shape, dtype, device), _grid(shape.dim, shape, dtype, device), GAMMA
+    theta = random_layout(shape, dtype, device).requires_grad_()
+    real = random_layout(shape, dtype, device)
+    return theta, real, grid(shape.dim, shape, dtype, device), GAMMA
 
 
 def _closing_inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
-    weights = [_grid(max(shape.dim, shape.words), shape, dtype, device).sigmoid() for _ in "ab"]
-    alpha, beta = (weight.requires_grad_() for weight in weights)
-    theta = _theta(shape, dtype, device).requires_grad_()
-    return theta, _theta(shape, dtype, device), alpha, beta, GAMMA
+    channels = max(shape.dim, shape.words)
+    weights = [grid(channels, shape, dtype, device).sigmoid().requires_grad_() for _ in "ab"]
+    theta = random_layout(shape, dtype, device).requires_grad_()
+    return theta, random_layout(shape, dtype, device), *weights, GAMMA
 
 
 def _difference_inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
-    h = _grid(shape.dim, shape, dtype, device).requires_grad_()
-    theta = _theta(shape, dtype, device).requires_grad_()
-    real = _grid(shape.dim, shape, dtype, device)
-    return h, real, theta, _theta(shape, dtype, device), "soft"
-
-
-def _op_providers(op: str) -> dict[str, Callable[..., tuple[Tensor, ...]]]:
-    plain = implementation(op, "reference")
-    providers = {"eager": plain, "compiled": torch.compile(plain, fullgraph=True)}
-    if requirements.triton_obstacle(requirements.TRITON) is None:
-        providers["fused"] = implementation(op, "fused")
-    return providers
-
-
-def _path_inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
-    h, real = (_grid(shape.dim, shape, dtype, device) for _ in "ab")
-    words = torch.randn(shape.batch, WORD_DIM, shape.words, device=device, dtype=dtype)
-    torch.manual_seed(0)
-    modules = ALRModule(shape.dim, WORD_DIM), ALRLoss(shape.dim, max_words=shape.words), LVRLoss()
-    module, alr, lvr = (part.to(device, dtype) for part in modules)
-    return h.requires_grad_(), real, words, _lengths(shape, device), module, alr, lvr
-
-
-def _path(backend: str) -> Callable[..., tuple[Tensor, ...]]:
-    def run(
-        h: Tensor,
-        real: Tensor,
-        words: Tensor,
-        lengths: Tensor,
-        module: ALRModule,
-        alr: ALRLoss,
-        lvr: LVRLoss,
-    ) -> tuple[Tensor, ...]:
-        module.backend = alr.backend = lvr.backend = backend
-        context, layout = module(h, words, lengths)
-        with torch.no_grad():
-            real_layout = module.layout(real, words, lengths)
-        loss = alr(layout, real_layout, real) + lvr(h, real, layout, real_layout)
-        return loss, context
-
-    return run
-
-
-def _path_providers() -> dict[str, Callable[..., tuple[Tensor, ...]]]:
-    return {
-        "transcription": transcription.loss_path,
-        "eager": _path("reference"),
-        "compiled": torch.compile(_path("reference")),
-        "fused": _path("fused"),
-    }
-
-
-def _damsm_inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
-    regions = torch.randn(shape.batch, WORD_DIM, 17, 17, device=device, dtype=dtype)
-    words = torch.randn(shape.batch, WORD_DIM, shape.words, device=device, dtype=dtype)
-    classes = torch.arange(shape.batch, device=device)
-    return regions.requires_grad_(), words.requires_grad_(), _lengths(shape, device), classes
-
-
-def _damsm_providers() -> dict[str, Callable[..., tuple[Tensor, ...]]]:
-    gammas = {"gamma1": 4.0, "gamma2": 5.0, "gamma3": 10.0}
-    ours = partial(words_loss, **gammas)
-    return {
-        "loop": partial(upstream.words_loss, **gammas),
-        "eager": ours,
-        "compiled": torch.compile(ours),
-    }
+    h = grid(shape.dim, shape, dtype, device).requires_grad_()
+    theta = random_layout(shape, dtype, device).requires_grad_()
+    real = grid(shape.dim, shape, dtype, device)
+    return h, real, theta, random_layout(shape, dtype, device), "soft"
 
 
 def _layout_numbers(s: Shape) -> tuple[int, int]:
@@ -183,17 +174,23 @@ def _difference_numbers(s: Shape) -> tuple[int, int]:
     return 2 * s.dim + 2 * s.words, 3 * s.dim + 2 * s.words
 
 
-def cases() -> tuple[Case, ...]:
-    """All of them, built when asked for: importing this must not compile anything."""
-    ops = (
+def has_fused() -> bool:
+    """Whether the installed Triton runs the kernels."""
+    return requirements.triton_obstacle(requirements.TRITON) is None
+
+
+def op_cases() -> tuple[Case, ...]:
+    """The four ops of a training step."""
+    table = (
         ("layout_context", _layout_inputs, _layout_numbers),
         ("gated_residual", _gated_inputs, _gated_numbers),
         ("layout_closing_reduction", _closing_inputs, _closing_numbers),
         ("masked_difference", _difference_inputs, _difference_numbers),
     )
-    built = [Case(op, inputs, _op_providers(op), moved) for op, inputs, moved in ops]
-    return (
-        *built,
-        Case("loss_path", _path_inputs, _path_providers(), None),
-        Case("damsm_words_loss", _damsm_inputs, _damsm_providers(), None),
-    )
+    found = []
+    for op, inputs, moved in table:
+        functions = {"eager": implementation(op, "reference")}
+        if has_fused():
+            functions["fused"] = implementation(op, "fused")
+        found.append(Case(op, inputs, functions, moved))
+    return tuple(found)

@@ -1,23 +1,13 @@
 """Markdown tables and plots from the lines of results/: `python -m benchmarks.tables`."""
 
-import json
-from collections.abc import Iterable
+import io
 from pathlib import Path
-from typing import Any
 
-Record = dict[str, Any]
-KEY = ("case", "provider", "mode", "dtype", "shape_name", "shape_batch", "shape_size")
+from baselines import files
+from benchmarks.cases import PROVIDERS
+from benchmarks.records import Record, latest, read
+
 NOT_MEASURED = "not yet measured on a GPU"
-
-
-def read(path: Path) -> list[Record]:
-    """The records of one file."""
-    return [json.loads(text) for text in path.read_text().splitlines() if text]
-
-
-def latest(records: Iterable[Record]) -> dict[tuple[Any, ...], Record]:
-    """The last record of each measurement."""
-    return {tuple(record[name] for name in KEY): record for record in records}
 
 
 def achieved(record: Record) -> float | None:
@@ -38,8 +28,10 @@ def line(record: Record) -> str:
     """One measurement in one line."""
     where = f"{record['shape_name']} B{record['shape_batch']} {record['shape_size']}²"
     start = (
-        f"{record['case']:26}{record['provider']:14}{record['mode']:9}{record['dtype']:9}{where:18}"
+        f"{record['case']:26}{record['provider']:36}{record['mode']:9}{record['dtype']:9}{where:18}"
     )
+    if "error" in record:
+        return f"{start}{record['error']}"
     if "peak_bytes" in record:
         return f"{start}{record['peak_bytes'] / 2**20:10.1f} MiB"
     share = achieved(record)
@@ -51,7 +43,7 @@ def comparison(old: list[Record], new: list[Record]) -> str:
     before = latest(old)
     rows = []
     for key, record in latest(new).items():
-        if key in before and "p50_ms" in record:
+        if "p50_ms" in record and "p50_ms" in before.get(key, ()):
             ratio = before[key]["p50_ms"] / record["p50_ms"]
             rows.append(f"{line(record)}   {ratio:.2f} x as fast as before")
     return "\n".join(rows) or "nothing was measured in both"
@@ -60,10 +52,12 @@ def comparison(old: list[Record], new: list[Record]) -> str:
 def _cell(record: Record | None, baseline: Record | None) -> str:
     if record is None:
         return "–"
+    if "error" in record:
+        return "error"
     if "peak_bytes" in record:
         return f"{record['peak_bytes'] / 2**20:.0f} MiB"
     text = f"{record['p50_ms']:.3g}"
-    if baseline is not None and baseline is not record:
+    if baseline is not None and baseline is not record and "p50_ms" in baseline:
         text += f" ({baseline['p50_ms'] / record['p50_ms']:.2f}×)"
     share = achieved(record)
     return text + (f", {share:.0f} %" if share else "")
@@ -72,11 +66,7 @@ def _cell(record: Record | None, baseline: Record | None) -> str:
 def table(records: list[Record]) -> str:
     """One row per measurement, one column per provider; slow-downs are shown as they are."""
     found = latest(records)
-    providers = [
-        name
-        for name in ("transcription", "loop", "eager", "compiled", "fused")
-        if any(key[1] == name for key in found)
-    ]
+    providers = [name for name in PROVIDERS if any(key[1] == name for key in found)]
     heads = ["case", "mode", "dtype", "shape", *providers]
     rows = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     seen = dict.fromkeys((key[0], *key[2:]) for key in found)
@@ -91,19 +81,12 @@ def table(records: list[Record]) -> str:
 
 
 def _kernel_table(records: list[Record]) -> str:
-    heads = [
-        "kernel",
-        "case",
-        "shape",
-        "dtype",
-        "capability",
-        "warps",
-        "registers",
-        "shared",
-        "stack",
-    ]
+    heads = list(records[0])
     rows = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
-    rows += [f"| {' | '.join(str(record[head]) for head in heads)} |" for record in records]
+    rows += [
+        f"| {' | '.join('–' if record[head] is None else str(record[head]) for head in heads)} |"
+        for record in records
+    ]
     return "\n".join(rows)
 
 
@@ -113,7 +96,11 @@ def plots(records: list[Record], out: Path) -> Path | None:
         from matplotlib.figure import Figure
     except ImportError:
         return None
-    found = [r for r in latest(records).values() if r["mode"] == "both" and r["dtype"] == "float32"]
+    found = [
+        r
+        for r in latest(records).values()
+        if r["mode"] == "both" and r["dtype"] == "float32" and "p50_ms" in r
+    ]
     names = sorted({r["case"] for r in found if not r["case"].startswith("damsm")})
     if not names:
         return None
@@ -127,8 +114,11 @@ def plots(records: list[Record], out: Path) -> Path | None:
             )
             axes.loglog(*zip(*points, strict=True), marker="o", label=provider)
         axes.set(title=name, xlabel="side of the grid", ylabel="ms per sample, both ways")
-        axes.legend()
-    figure.savefig(out)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    picture = io.BytesIO()
+    figure.savefig(picture, format=out.suffix[1:])
+    files.write_bytes(out, picture.getvalue())
     return out
 
 
@@ -151,12 +141,15 @@ def write(folder: Path) -> Path:
         parts.append(table(records) + "\n" + (f"\n![time]({plot.name})\n" if plot else ""))
     for path in sorted(folder.glob("kernels__*.jsonl")):
         parts.append(
-            f"## Registers and shared memory ({path.stem})\n\nCompiled ahead of time by "
-            "`python -m benchmarks.ahead`, on no GPU. Bytes; stack is 0 where nothing spills.\n"
+            f"## Registers, shared memory and instructions ({path.stem})\n\nCompiled ahead of time "
+            "by `python -m benchmarks.ahead`, on no GPU. Bytes; stack is 0 where nothing spills. "
+            "Microseconds are lower bounds by the rates of an H200's data sheet, not times: of "
+            "issuing the instructions, of the tensor cores, of moving the bytes.\n"
         )
         parts.append(_kernel_table(read(path)) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
     out = folder / "TABLES.md"
-    out.write_text("\n".join(parts))
+    files.write_text(out, "\n".join(parts))
     return out
 
 

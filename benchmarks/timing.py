@@ -7,10 +7,12 @@ from statistics import quantiles
 
 import torch
 
+CACHE_BYTES = 256 * 2**20  # several times the level-2 cache of any GPU
+
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds; `first` is the call that compiles."""
+    """Milliseconds; `first` is the first call, which compiles where anything does."""
 
     p20: float
     p50: float
@@ -19,17 +21,28 @@ class Timing:
     repeats: int
 
 
-def _once(call: Callable[[], object], device: torch.device) -> float:
-    if device.type != "cuda":
-        start = time.perf_counter()
-        call()
-        return (time.perf_counter() - start) * 1e3
+def _nothing() -> None:
+    """Nothing precedes the call."""
+
+
+def _by_events(call: Callable[[], object]) -> float:
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in "ab")
     begin.record()
     call()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end)
+    return float(begin.elapsed_time(end))
+
+
+def _by_clock(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3
+
+
+def clock_of(device: torch.device, *, host: bool) -> Callable[[Callable[[], object]], float]:
+    """What takes the time of one call: the GPU, or the host until the call returns."""
+    return _by_clock if host or device.type != "cuda" else _by_events
 
 
 def measure(
@@ -37,39 +50,58 @@ def measure(
     device: torch.device,
     *,
     budget: float,
-    prepare: Callable[[], object] = lambda: None,
+    prepare: Callable[[], object] = _nothing,
+    host: bool = False,
 ) -> Timing:
     """Repeat `call` for about `budget` seconds after warming up.
 
-    On a GPU the level-2 cache is flushed before every repeat, outside the timed region, so that
-    bytes come from memory as they do in training.
+    On a GPU the level-2 cache is emptied before every repeat, outside the timed region, so that
+    bytes come from memory as they do in training. It is emptied by reading: what a write leaves in
+    the cache would have to be written back at the expense of the call.
 
     Args:
         call: what is timed.
         device: where it runs.
         budget: seconds, of which the warm-up takes a part.
         prepare: run before every repeat and not timed.
+        host: take the time until the call returns, when the GPU may still be at work.
     """
-    flush = None
-    if device.type == "cuda":
-        flush = torch.empty(256 * 2**20, dtype=torch.int8, device=device)
+    on_gpu = device.type == "cuda"
+    once = clock_of(device, host=host)
+    cache = torch.zeros(CACHE_BYTES, dtype=torch.int8, device=device) if on_gpu else None
     start = time.perf_counter()
     prepare()
-    first = _once(call, device)
+    first = once(call)
     times: list[float] = []
     deadline = time.perf_counter() + budget
-    warm = 3 if device.type == "cuda" else 1
+    warm = 3 if on_gpu else 1
     while len(times) < warm + 3 or (time.perf_counter() < deadline and len(times) < 200):
         prepare()
-        if flush is not None:
-            flush.zero_()
-        times.append(_once(call, device))
-        if device.type == "cpu" and time.perf_counter() - start > 6 * budget:
+        if cache is not None:
+            cache.view(torch.int64).amax()
+            if host:
+                torch.cuda.synchronize(device)
+        times.append(once(call))
+        if not on_gpu and time.perf_counter() - start > 6 * budget:
             break
     kept = times[warm:] or times
     cuts = quantiles(kept, n=5, method="inclusive") if len(kept) > 1 else kept * 4
     median = sorted(kept)[len(kept) // 2]
     return Timing(cuts[0], median, cuts[3], first, len(kept))
+
+
+def captured(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """The call as a CUDA graph: what is returned replays it on the same tensors."""
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int:
@@ -84,10 +116,15 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
+def copy_of(size: int, device: torch.device) -> Callable[[], object]:
+    """A copy that reads and writes `size` bytes together."""
+    source = torch.randint(0, 127, (max(1, size // 2),), dtype=torch.int8, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
 def copy_bandwidth(device: torch.device) -> float:
     """GB/s of a large copy on this device, counting bytes read and bytes written."""
-    size = (1 << 30) if device.type == "cuda" else (1 << 27)
-    source = torch.randint(0, 127, (size,), dtype=torch.int8, device=device)
-    target = torch.empty_like(source)
-    found = measure(lambda: target.copy_(source), device, budget=1.0)
-    return 2 * size / found.p50 / 1e6
+    size = (1 << 31) if device.type == "cuda" else (1 << 28)
+    found = measure(copy_of(size, device), device, budget=1.0)
+    return size / found.p50 / 1e6

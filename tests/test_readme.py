@@ -1,4 +1,4 @@
-"""What README.md shows to be added really works on an AttnGAN-like host."""
+"""What README.md shows to be added is what is run, and works on an AttnGAN-like host."""
 
 import re
 from types import SimpleNamespace
@@ -6,18 +6,31 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+import alr_layers
+from tests.adoption.support import added, recipe
 from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def added_lines() -> list[str]:
-    (block,) = re.findall(r"```diff\n(.*?)```", README, re.DOTALL)
-    return [line[1:] for line in block.splitlines() if line.startswith("+")]
+REPOSITORY = "https://github.com/alr-layers/alr-layers"
+RAW = "https://raw.githubusercontent.com/alr-layers/alr-layers/main/"
 
 
-def test_adoption_lines_run_and_train_the_host():
-    imports, module, forward, *rest = added_lines()
+def added_lines(shown: int) -> list[str]:
+    """The lines that one of the diffs on the page adds."""
+    blocks = re.findall(r"```diff\n(.*?)```", README, re.DOTALL)
+    return [line[1:] for line in blocks[shown].splitlines() if line.startswith("+")]
+
+
+def test_two_lines_are_the_recipe_that_is_run():
+    run = [line.strip() for line in added(recipe("attngan"))]
+    assert [line.strip() for line in added_lines(0)] == run
+    assert len(run) == 4, "the import, two lines, and one for the checkpoint"
+
+
+def test_ten_lines_run_and_train_the_host():
+    imports, module, forward, *rest = added_lines(1)
     scope: dict = {"feature_dim": 8, "word_dim": 12}
     exec(imports, scope)
     exec(module.replace("self.alr", "alr"), scope)
@@ -28,19 +41,42 @@ def test_adoption_lines_run_and_train_the_host():
         return nn.functional.interpolate(conv(torch.cat((h, context), 1)), scale_factor=2)
 
     stage.alr = scope["alr"]
+    parameters = [*conv.parameters(), *head.parameters(), *scope["alr"].parameters()]
+    scope["optimizer"] = torch.optim.Adam(parameters)
     h = torch.randn(2, 8, 4, 4, requires_grad=True)
-    scope |= {"h": h, "words": torch.randn(2, 12, 5), "lengths": torch.tensor([5, 2])}
-    scope |= {"real_images": torch.rand(2, 3, 8, 8), "stage": stage, "head": head}
+    scope |= {"h": h, "words": torch.randn(2, 12, 5), "lengths": torch.tensor([5, 2]), "step": 0}
+    scope |= {"real_images": torch.rand(2, 3, 8, 8) * 2 - 1, "stage": stage, "head": head}
     scope |= {"self": SimpleNamespace(alr=scope["alr"])}
-    scope |= dict.fromkeys(("adversarial", "damsm", "kl"), torch.zeros(()))
-    exec("\n".join([forward, *rest]), scope)
+    exec(forward, scope)
+    host = head(stage(h, scope["words"], scope["lengths"])).square().mean()
+    scope |= {"adversarial": host, "damsm": torch.zeros(()), "kl": torch.zeros(())}
+    exec("\n".join(rest), scope)
+    assert scope["balance"].report()["alr"]["scale"] > 0
     scope["loss"].backward()
     assert h.grad.abs().sum() > 0
-    assert all(p.grad is not None for p in [*scope["refine"].parameters(), *head.parameters()])
+    new = scope["optimizer"].param_groups[1]["params"]
+    assert {id(p) for p in new} == {id(p) for p in scope["refine"].parameters()}
+    assert all(p.grad is not None for p in [*new, *parameters])
 
 
-def test_it_is_about_ten_lines():
-    assert len(added_lines()) <= 10
+def test_it_is_ten_lines():
+    assert len(added_lines(1)) == 10
+
+
+def test_addresses_of_the_repository_lead_to_files():
+    """They are absolute, so that the page looks right on an index."""
+    links = re.findall(rf"{REPOSITORY}/(?:blob|tree)/main/([^)\s]+)", README)
+    links += re.findall(rf"{RAW}([^)\s]+)", README)
+    assert len(links) > 8
+    for path in links:
+        assert (ROOT / path).exists(), path
+    assert not re.findall(r"!\[[^]]*\]\((?!https://)", README), "no relative image"
+
+
+def test_names_of_the_library_exist():
+    names = set(re.findall(r"`([A-Z]\w+)\(|`(lengths_\w+|frozen_\w+|attach)\(", README))
+    for name in {first or second for first, second in names}:
+        assert hasattr(alr_layers, name), name
 
 
 def test_every_path_named_exists():

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from alr_layers.kernels import tiles
 from alr_layers.kernels.tiles import (
-    contiguous_like,
     easy_part,
     hard_part,
     norm_slope,
@@ -131,8 +130,8 @@ def _closing_forward_kernel(
 
 
 @triton.jit(do_not_specialize=["splits"])
-def _closing_finish_kernel(slots, totals, splits, BLOCK_S: tl.constexpr):
-    """Reduce the slots of one sample to (‖easy‖, ‖hard‖, max, min, ties of max, ties of min)."""
+def _closing_finish_kernel(slots, numbers, ties, splits, BLOCK_S: tl.constexpr):
+    """Reduce the slots of one sample to (‖easy‖, ‖hard‖, max, min) and (ties of max, of min)."""
     b = tl.program_id(0).to(tl.int64)
     s = tl.arange(0, BLOCK_S)
     place = slots + (b * splits + s) * 6
@@ -143,20 +142,21 @@ def _closing_finish_kernel(slots, totals, splits, BLOCK_S: tl.constexpr):
     low = _extreme(lowest, False)
     high_count = tl.load(place + 4, mask=mask, other=0.0)
     low_count = tl.load(place + 5, mask=mask, other=0.0)
-    totals += b * 6
-    tl.store(totals + 0, tl.sqrt(tl.sum(tl.load(place + 0, mask=mask, other=0.0))))
-    tl.store(totals + 1, tl.sqrt(tl.sum(tl.load(place + 1, mask=mask, other=0.0))))
-    tl.store(totals + 2, high)
-    tl.store(totals + 3, low)
-    tl.store(totals + 4, tl.sum(tl.where(highest == high, high_count, 0.0)))
-    tl.store(totals + 5, tl.sum(tl.where(lowest == low, low_count, 0.0)))
+    numbers += b * 4
+    tl.store(numbers + 0, tl.sqrt(tl.sum(tl.load(place + 0, mask=mask, other=0.0))))
+    tl.store(numbers + 1, tl.sqrt(tl.sum(tl.load(place + 1, mask=mask, other=0.0))))
+    tl.store(numbers + 2, high)
+    tl.store(numbers + 3, low)
+    tl.store(ties + b * 2 + 0, tl.sum(tl.where(highest == high, high_count, 0.0)))
+    tl.store(ties + b * 2 + 1, tl.sum(tl.where(lowest == low, low_count, 0.0)))
 
 
 @triton.jit(do_not_specialize=["word_count"])
 def _closing_backward_kernel(
-    grad_totals,
-    grad_totals_strides,
-    totals,
+    grad_numbers,
+    grad_numbers_strides,
+    numbers,
+    ties,
     first,
     first_strides,
     second,
@@ -188,13 +188,14 @@ def _closing_backward_kernel(
     inside = (n < regions)[None, :]
     mask = (c < channels)[:, None] & inside
     live = (c < word_count)[:, None] & inside
-    totals += b * 6
-    grad_totals += b * grad_totals_strides[0]
-    step = grad_totals_strides[1]
-    easy_slope = norm_slope(tl.load(grad_totals), tl.load(totals))
-    hard_slope = norm_slope(tl.load(grad_totals + step), tl.load(totals + 1))
-    high_share = tl.load(grad_totals + 2 * step) / tl.load(totals + 4)
-    low_share = tl.load(grad_totals + 3 * step) / tl.load(totals + 5)
+    numbers += b * 4
+    ties += b * 2
+    grad_numbers += b * grad_numbers_strides[0]
+    step = grad_numbers_strides[1]
+    easy_slope = norm_slope(tl.load(grad_numbers), tl.load(numbers))
+    hard_slope = norm_slope(tl.load(grad_numbers + step), tl.load(numbers + 1))
+    high_share = tl.load(grad_numbers + 2 * step) / tl.load(ties)
+    low_share = tl.load(grad_numbers + 3 * step) / tl.load(ties + 1)
 
     a = read_tile(alpha, alpha_strides, b, c, n, width, mask, FLAT)
     z = read_tile(beta, beta_strides, b, c, n, width, mask, FLAT)
@@ -202,9 +203,9 @@ def _closing_backward_kernel(
         first, first_strides, second, second_strides, b, c, n, width, live, gamma,
         FLAT, FROM_LAYOUTS,
     )  # fmt: skip
-    out = easy_slope * a * easy * easy + tl.where(a == tl.load(totals + 2), high_share, 0.0)
+    out = easy_slope * a * easy * easy + tl.where(a == tl.load(numbers + 2), high_share, 0.0)
     write_tile(grad_alpha, grad_alpha_strides, b, c, n, width, out, mask, FLAT)
-    out = hard_slope * z * hard * hard + tl.where(z == tl.load(totals + 3), low_share, 0.0)
+    out = hard_slope * z * hard * hard + tl.where(z == tl.load(numbers + 3), low_share, 0.0)
     write_tile(grad_beta, grad_beta_strides, b, c, n, width, out, mask, FLAT)
     grad_easy = easy_slope * a * a * easy
     grad_hard = hard_slope * z * z * hard
@@ -217,15 +218,16 @@ def _closing_backward_kernel(
         write_tile(grad_second, grad_second_strides, b, c, n, width, grad_hard, live, FLAT)
 
 
-@torch.library.custom_op("alr_layers::closing_totals", mutates_args=())
-def _closing_totals(
+@torch.library.custom_op("alr_layers::closing_numbers", mutates_args=())
+def _closing_numbers(
     first: Tensor, second: Tensor, alpha: Tensor, beta: Tensor, gamma: float, from_layouts: bool
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """The four numbers of E9, (B, 4), and how often the two extremes are met, (B, 2)."""
     batch, channels, height, width = alpha.shape
     cuts = triton.cdiv(height * width, BLOCK_N) * triton.cdiv(channels, BLOCK_C)
     splits = tiles.split_count(cuts, batch)
     slots = alpha.new_empty(batch, splits, 6, dtype=torch.float32)
-    totals = alpha.new_empty(batch, 6, dtype=torch.float32)
+    numbers, ties = slots.new_empty(batch, 4), slots.new_empty(batch, 2)
     with tiles.on_device(alpha):
         _closing_forward_kernel[(splits, batch)](
             **tiles.with_strides(first=first, second=second, alpha=alpha, beta=beta),
@@ -243,22 +245,32 @@ def _closing_totals(
             BLOCK_N=BLOCK_N,
         )
         _closing_finish_kernel[(batch,)](
-            slots=slots, totals=totals, splits=splits, BLOCK_S=tiles.TARGET_PROGRAMS
+            slots=slots, numbers=numbers, ties=ties, splits=splits, BLOCK_S=tiles.TARGET_PROGRAMS
         )
-    return totals
+    return numbers, ties
 
 
-@_closing_totals.register_fake
-def _closing_totals_fake(
+@_closing_numbers.register_fake
+def _closing_numbers_fake(
     first: Tensor, second: Tensor, alpha: Tensor, beta: Tensor, gamma: float, from_layouts: bool
-) -> Tensor:
-    return alpha.new_empty(alpha.shape[0], 6, dtype=torch.float32)
+) -> tuple[Tensor, Tensor]:
+    numbers = alpha.new_empty(alpha.shape[0], 4, dtype=torch.float32)
+    return numbers, numbers.new_empty(alpha.shape[0], 2)
 
 
-@torch.library.custom_op("alr_layers::closing_totals_backward", mutates_args=())
-def _closing_totals_backward(
-    grad_totals: Tensor,
-    totals: Tensor,
+def _empty_gradients(
+    first: Tensor, second: Tensor, alpha: Tensor, beta: Tensor, from_layouts: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """In the layout of memory of what they belong to, so that nobody has to turn them."""
+    grad_second = second.new_empty(0, 1, 1, 1) if from_layouts else torch.empty_like(second)
+    return torch.empty_like(first), grad_second, torch.empty_like(alpha), torch.empty_like(beta)
+
+
+@torch.library.custom_op("alr_layers::closing_numbers_backward", mutates_args=())
+def _closing_numbers_backward(
+    grad_numbers: Tensor,
+    numbers: Tensor,
+    ties: Tensor,
     first: Tensor,
     second: Tensor,
     alpha: Tensor,
@@ -267,14 +279,14 @@ def _closing_totals_backward(
     from_layouts: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, channels, height, width = alpha.shape
-    grads = contiguous_like(first), contiguous_like(alpha), contiguous_like(beta)
-    grad_first, grad_alpha, grad_beta = grads
-    grad_second = second.new_empty((0, 1, 1, 1) if from_layouts else second.shape)
+    grads = _empty_gradients(first, second, alpha, beta, from_layouts)
+    grad_first, grad_second, grad_alpha, grad_beta = grads
+    written = (grad_first, grad_alpha, grad_beta, *(() if from_layouts else (grad_second,)))
     grid = (triton.cdiv(height * width, BLOCK_N), triton.cdiv(channels, BLOCK_C), batch)
     with tiles.on_device(alpha):
         _closing_backward_kernel[grid](
             **tiles.with_strides(
-                grad_totals=grad_totals,
+                grad_numbers=grad_numbers,
                 first=first,
                 second=second,
                 alpha=alpha,
@@ -284,24 +296,26 @@ def _closing_totals_backward(
                 grad_alpha=grad_alpha,
                 grad_beta=grad_beta,
             ),
-            totals=totals,
+            numbers=numbers,
+            ties=ties,
             gamma=gamma,
             word_count=first.shape[1],
             channels=channels,
             regions=height * width,
             width=width,
-            FLAT=tiles.is_flat(first, second, alpha, beta),
+            FLAT=tiles.is_flat(first, second, alpha, beta, *written),
             FROM_LAYOUTS=from_layouts,
             BLOCK_C=BLOCK_C,
             BLOCK_N=BLOCK_N,
         )
-    return grad_first, grad_second, grad_alpha, grad_beta
+    return grads
 
 
-@_closing_totals_backward.register_fake
-def _closing_totals_backward_fake(
-    grad_totals: Tensor,
-    totals: Tensor,
+@_closing_numbers_backward.register_fake
+def _closing_numbers_backward_fake(
+    grad_numbers: Tensor,
+    numbers: Tensor,
+    ties: Tensor,
     first: Tensor,
     second: Tensor,
     alpha: Tensor,
@@ -309,42 +323,45 @@ def _closing_totals_backward_fake(
     gamma: float,
     from_layouts: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_second = second.new_empty((0, 1, 1, 1) if from_layouts else second.shape)
-    return contiguous_like(first), grad_second, contiguous_like(alpha), contiguous_like(beta)
+    return _empty_gradients(first, second, alpha, beta, from_layouts)
 
 
-def _setup_closing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _setup_closing(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.gamma, ctx.from_layouts = inputs
-    ctx.save_for_backward(output, *tensors)
+    numbers, ties = output
+    ctx.mark_non_differentiable(ties)
+    ctx.save_for_backward(numbers, ties, *tensors)
 
 
-def _closing_autograd(ctx: Any, grad_totals: Tensor) -> tuple[Tensor | None, ...]:
-    grad_first, grad_second, grad_alpha, grad_beta = _closing_totals_backward(
-        grad_totals, *ctx.saved_tensors, ctx.gamma, ctx.from_layouts
+def _closing_autograd(ctx: Any, grad_numbers: Tensor, unused: Tensor) -> tuple[Tensor | None, ...]:
+    grad_first, grad_second, grad_alpha, grad_beta = _closing_numbers_backward(
+        grad_numbers, *ctx.saved_tensors, ctx.gamma, ctx.from_layouts
     )
     if ctx.from_layouts:
-        second = ctx.saved_tensors[2]
+        second = ctx.saved_tensors[3]
         of_second = -grad_first.to(second.dtype) if ctx.needs_input_grad[1] else None
     else:
         of_second = grad_second
     return grad_first, of_second, grad_alpha, grad_beta, None, None
 
 
-_closing_totals.register_autograd(_closing_autograd, setup_context=_setup_closing)
-_closing_totals_backward.register_autograd(tiles.first_order_only("closing_totals_backward"))
+_closing_numbers.register_autograd(_closing_autograd, setup_context=_setup_closing)
+_closing_numbers_backward.register_autograd(tiles.first_order_only("closing_numbers_backward"))
 
 
 def closing_reduction(
     easy: Tensor, hard: Tensor, alpha: Tensor, beta: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """E9's (‖α ⊙ R_easy‖_F, ‖β ⊙ R_hard‖_F, max α, min β), (B,) float32 each."""
-    totals = _closing_totals(easy, hard, alpha, beta, 0.0, False)
-    return totals[:, 0], totals[:, 1], totals[:, 2], totals[:, 3]
+    numbers, _ = _closing_numbers(easy, hard, alpha, beta, 0.0, False)
+    easy_norm, hard_norm, highest, lowest = numbers.unbind(1)
+    return easy_norm, hard_norm, highest, lowest
 
 
 def layout_closing_reduction(
     layout: Tensor, real_layout: Tensor, alpha: Tensor, beta: Tensor, gamma: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same four numbers straight from the layouts: R_easy and R_hard are never written."""
-    totals = _closing_totals(layout, real_layout, alpha, beta, gamma, True)
-    return totals[:, 0], totals[:, 1], totals[:, 2], totals[:, 3]
+    numbers, _ = _closing_numbers(layout, real_layout, alpha, beta, gamma, True)
+    easy_norm, hard_norm, highest, lowest = numbers.unbind(1)
+    return easy_norm, hard_norm, highest, lowest

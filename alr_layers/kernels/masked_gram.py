@@ -15,160 +15,15 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from alr_layers.kernels import tiles
+from alr_layers.kernels.masked_gram_kernels import (
+    difference_backward_kernel,
+    difference_forward_kernel,
+    small_difference_backward_kernel,
+)
 from alr_layers.kernels.masks import region_masks
-from alr_layers.kernels.tiles import norm_slope, read_tile, write_tile
-
-BLOCK_N = 16
-BLOCK_BACKWARD = 64
-
-
-def block_gram(channels: int) -> int:
-    """BLOCK_D of a Gram tile: all channels if there are at most 64."""
-    return max(16, min(64, int(triton.next_power_of_2(channels))))
-
-
-@triton.jit
-def _masked(features, strides, masks, b, d, n, dim, regions, width, FLAT: tl.constexpr):
-    """(M h, h, M) of a tile (d, n), float32."""
-    mask = (d < dim)[:, None] & (n < regions)[None, :]
-    h = read_tile(features, strides, b, d, n, width, mask, FLAT)
-    m = tl.load(masks + b * regions + n, mask=n < regions, other=0.0)
-    return h * m[None, :], h, m
-
-
-@triton.jit(do_not_specialize=["splits", "tiles_per_split"])
-def _difference_forward_kernel(
-    features,
-    features_strides,
-    real_features,
-    real_features_strides,
-    masks,
-    real_masks,
-    squares,
-    grams,
-    dim,
-    regions,
-    width,
-    splits,
-    tiles_per_split,
-    FLAT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    PIECES: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    # One program sums one tile (i, j) of the upper triangle of the Gram matrices in one split.
-    split = tl.program_id(0)
-    b = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(2) // PIECES
-    j = tl.program_id(2) % PIECES
-    if i > j:
-        return
-    rows = (i * BLOCK_D + tl.arange(0, BLOCK_D)).to(tl.int64)
-    columns = (j * BLOCK_D + tl.arange(0, BLOCK_D)).to(tl.int64)
-    gram = tl.zeros((BLOCK_D, BLOCK_D), tl.float32)
-    square = tl.zeros((BLOCK_N,), tl.float32)
-    first = split * tiles_per_split
-    for tile in range(first, min(first + tiles_per_split, tl.cdiv(regions, BLOCK_N))):
-        n = (tile * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
-        x, _, _ = _masked(features, features_strides, masks, b, rows, n, dim, regions, width, FLAT)
-        y, _, _ = _masked(
-            real_features, real_features_strides, real_masks, b, rows, n, dim, regions, width, FLAT
-        )
-        if i == j:
-            square += tl.sum((x - y) * (x - y), 0)
-        x_columns, y_columns = x, y
-        if PIECES > 1:
-            x_columns, _, _ = _masked(
-                features, features_strides, masks, b, columns, n, dim, regions, width, FLAT
-            )
-            y_columns, _, _ = _masked(
-                real_features, real_features_strides, real_masks, b, columns, n, dim, regions,
-                width, FLAT,
-            )  # fmt: skip
-        gram = tl.dot(x, tl.trans(x_columns), gram, input_precision=PRECISION)
-        gram = tl.dot(-y, tl.trans(y_columns), gram, input_precision=PRECISION)
-
-    slot = b * splits + split
-    if i == j:
-        tl.store(squares + slot * PIECES + i, tl.sum(square))
-    grams += slot * dim * dim
-    inside = (rows < dim)[:, None] & (columns < dim)[None, :]
-    tl.store(grams + rows[:, None] * dim + columns[None, :], gram, mask=inside)
-    if i != j:
-        mirrored = grams + columns[None, :] * dim + rows[:, None]
-        tl.store(mirrored, gram, mask=inside)
-
-
-@triton.jit(do_not_specialize=["word_count"])
-def _difference_backward_kernel(
-    grad_distance,
-    distance,
-    grad_gram,
-    features,
-    features_strides,
-    real_features,
-    real_features_strides,
-    layout,
-    layout_strides,
-    masks,
-    real_masks,
-    grad_features,
-    grad_features_strides,
-    grad_layout,
-    grad_layout_strides,
-    sign,
-    dim,
-    word_count,
-    regions,
-    width,
-    FLAT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    SOFT: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-):
-    b = tl.program_id(1).to(tl.int64)
-    n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    channel = tl.arange(0, BLOCK_D).to(tl.int64)
-    slope = norm_slope(tl.load(grad_distance + b), tl.load(distance + b))
-    grad_gram += b * dim * dim
-    grad_mask = tl.zeros((BLOCK_N,), tl.float32)
-    for start in range(0, dim, BLOCK_D):
-        d = start + channel
-        x, h, m = _masked(features, features_strides, masks, b, d, n, dim, regions, width, FLAT)
-        y, _, _ = _masked(
-            real_features, real_features_strides, real_masks, b, d, n, dim, regions, width, FLAT
-        )
-        grad_x = slope * (x - y)
-        for other in range(0, dim, BLOCK_D):
-            e = other + channel
-            here = (d < dim)[:, None] & (e < dim)[None, :]
-            rows = tl.load(grad_gram + d[:, None] * dim + e[None, :], mask=here, other=0.0)
-            columns = tl.load(grad_gram + e[None, :] * dim + d[:, None], mask=here, other=0.0)
-            x_other, _, _ = _masked(
-                features, features_strides, masks, b, e, n, dim, regions, width, FLAT
-            )
-            both = sign * (rows + columns)
-            grad_x = tl.dot(both, x_other, grad_x, input_precision=PRECISION)
-        mask = (d < dim)[:, None] & (n < regions)[None, :]
-        out = grad_x * m[None, :]
-        write_tile(grad_features, grad_features_strides, b, d, n, width, out, mask, FLAT)
-        grad_mask += tl.sum(grad_x * h, 0)
-
-    if SOFT:
-        t = tl.arange(0, BLOCK_T).to(tl.int64)
-        mask = (t < word_count)[:, None] & (n < regions)[None, :]
-        theta = read_tile(layout, layout_strides, b, t, n, width, mask, FLAT)
-        peak = tl.load(masks + b * regions + n, mask=n < regions, other=0.0)
-        attained = tl.where(mask & (theta == peak[None, :]), 1.0, 0.0)
-        out = attained * (grad_mask / tl.sum(attained, 0))[None, :]
-        write_tile(grad_layout, grad_layout_strides, b, t, n, width, out, mask, FLAT)
 
 
 @torch.library.custom_op("alr_layers::masked_difference", mutates_args=())
@@ -178,13 +33,13 @@ def _masked_difference(
     batch, dim, height, width = features.shape
     regions = height * width
     masks, real_masks = region_masks(layout, real_layout, soft)
-    block_d = block_gram(dim)
-    pieces, cuts = triton.cdiv(dim, block_d), triton.cdiv(regions, BLOCK_N)
+    tile = tiles.gram_tile(dim, tiles.arithmetic(features, real_features))
+    pieces, cuts = triton.cdiv(dim, tile.block_d), triton.cdiv(regions, tile.block_n)
     splits = tiles.split_count(cuts, batch * pieces)
     squares = masks.new_empty(batch, splits, pieces)
     grams = masks.new_empty(batch, splits, dim, dim)
     with tiles.on_device(features):
-        _difference_forward_kernel[(splits, batch, pieces * pieces)](
+        difference_forward_kernel[(splits, batch, pieces * pieces)](
             **tiles.with_strides(features=features, real_features=real_features),
             masks=masks,
             real_masks=real_masks,
@@ -196,10 +51,11 @@ def _masked_difference(
             splits=splits,
             tiles_per_split=triton.cdiv(cuts, splits),
             FLAT=tiles.is_flat(features, real_features),
-            PRECISION=tiles.dot_precision(features, real_features),
+            PRECISION=tile.precision,
             PIECES=pieces,
-            BLOCK_N=BLOCK_N,
-            BLOCK_D=block_d,
+            BLOCK_N=tile.block_n,
+            BLOCK_D=tile.block_d,
+            num_warps=tile.warps,
             num_stages=1,
         )
     return squares.sum((1, 2)).sqrt(), grams.sum(1), masks, real_masks
@@ -237,10 +93,15 @@ def _masked_difference_backward(
     batch, dim, height, width = features.shape
     words = layout.shape[1]
     grad_features = torch.empty_like(features)
-    grad_layout = layout.new_empty(layout.shape if soft else (0, 1, 1, 1))
-    block_n = BLOCK_BACKWARD if words <= 32 else BLOCK_BACKWARD // 2
+    grad_layout = torch.empty_like(layout) if soft else layout.new_empty(0, 1, 1, 1)
+    spread = (grad_layout,) if soft else ()
+    tile = tiles.difference_tile(dim, words, tiles.arithmetic(features, real_features))
+    one_piece = tile.block_d >= dim
+    kernel = small_difference_backward_kernel if one_piece else difference_backward_kernel
+    cuts = triton.cdiv(height * width, tile.block_n)
+    splits = tiles.split_count(cuts, batch)
     with tiles.on_device(features):
-        _difference_backward_kernel[(triton.cdiv(height * width, block_n), batch)](
+        kernel[(splits, batch)](
             **tiles.with_strides(
                 features=features,
                 real_features=real_features,
@@ -258,12 +119,14 @@ def _masked_difference_backward(
             word_count=words,
             regions=height * width,
             width=width,
-            FLAT=tiles.is_flat(features, real_features, layout, grad_features),
-            PRECISION=tiles.dot_precision(features, real_features),
+            tiles_per_split=triton.cdiv(cuts, splits),
+            FLAT=tiles.is_flat(features, real_features, layout, grad_features, *spread),
+            PRECISION=tile.precision,
             SOFT=soft,
-            BLOCK_N=block_n,
-            BLOCK_D=tiles.BLOCK_D,
+            BLOCK_N=tile.block_n,
+            BLOCK_D=tile.block_d,
             BLOCK_T=tiles.block_words(words),
+            num_warps=tile.warps,
             num_stages=1,
         )
     return grad_features, grad_layout
@@ -282,7 +145,7 @@ def _masked_difference_backward_fake(
     sign: float,
     soft: bool,
 ) -> tuple[Tensor, Tensor]:
-    grad_layout = layout.new_empty(layout.shape if soft else (0, 1, 1, 1))
+    grad_layout = torch.empty_like(layout) if soft else layout.new_empty(0, 1, 1, 1)
     return torch.empty_like(features), grad_layout
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from alr_layers.kernels import tiles
 from alr_layers.kernels.tiles import (
-    contiguous_like,
     easy_part,
     hard_part,
     read_tile,
@@ -115,14 +114,28 @@ def _live(layout: Tensor, real_features: Tensor) -> int:
     return min(layout.shape[1], real_features.shape[1])
 
 
+def _empty_gated(layout: Tensor, real_features: Tensor) -> tuple[Tensor, Tensor]:
+    """In the layout of memory of h*: a φ that runs channels-last gets its input so."""
+    like = real_features[:, : _live(layout, real_features)]
+    return torch.empty_like(like), torch.empty_like(like)
+
+
+def _empty_gradients(
+    layout: Tensor, real_features: Tensor, of_features: bool
+) -> tuple[Tensor, Tensor]:
+    grad_layout = torch.empty_like(layout)
+    if not of_features:
+        return grad_layout, real_features.new_empty(0, 1, 1, 1)
+    return grad_layout, torch.empty_like(real_features)
+
+
 @torch.library.custom_op("alr_layers::gated_residual", mutates_args=())
 def _gated_residual(
     layout: Tensor, real_layout: Tensor, real_features: Tensor, gamma: float
 ) -> tuple[Tensor, Tensor]:
     batch, _, height, width = layout.shape
     live = _live(layout, real_features)
-    easy = real_features.new_empty(batch, live, height, width)
-    hard = torch.empty_like(easy)
+    easy, hard = _empty_gated(layout, real_features)
     grid = (triton.cdiv(height * width, BLOCK_N), triton.cdiv(live, BLOCK_C), batch)
     with tiles.on_device(layout):
         _gated_forward_kernel[grid](
@@ -137,7 +150,7 @@ def _gated_residual(
             live=live,
             regions=height * width,
             width=width,
-            FLAT=tiles.is_flat(layout, real_layout, real_features),
+            FLAT=tiles.is_flat(layout, real_layout, real_features, easy),
             BLOCK_C=BLOCK_C,
             BLOCK_N=BLOCK_N,
         )
@@ -148,9 +161,7 @@ def _gated_residual(
 def _gated_residual_fake(
     layout: Tensor, real_layout: Tensor, real_features: Tensor, gamma: float
 ) -> tuple[Tensor, Tensor]:
-    batch, _, height, width = layout.shape
-    easy = real_features.new_empty(batch, _live(layout, real_features), height, width)
-    return easy, torch.empty_like(easy)
+    return _empty_gated(layout, real_features)
 
 
 @torch.library.custom_op("alr_layers::gated_residual_backward", mutates_args=())
@@ -165,11 +176,9 @@ def _gated_residual_backward(
 ) -> tuple[Tensor, Tensor]:
     batch, words, height, width = layout.shape
     dim = real_features.shape[1]
-    grad_layout = contiguous_like(layout)
-    grad_features = (
-        contiguous_like(real_features) if of_features else real_features.new_empty(0, 1, 1, 1)
-    )
+    grad_layout, grad_features = _empty_gradients(layout, real_features, of_features)
     used = [grad for grad in (grad_easy, grad_hard) if grad is not None]
+    written = (grad_layout, grad_features) if of_features else (grad_layout,)
     channels = max(words, dim) if of_features else words
     grid = (triton.cdiv(height * width, BLOCK_N), triton.cdiv(channels, BLOCK_C), batch)
     with tiles.on_device(layout):
@@ -190,7 +199,7 @@ def _gated_residual_backward(
             dim=dim,
             regions=height * width,
             width=width,
-            FLAT=tiles.is_flat(layout, real_layout, real_features, *used),
+            FLAT=tiles.is_flat(layout, real_layout, real_features, *used, *written),
             HAS_EASY=grad_easy is not None,
             HAS_HARD=grad_hard is not None,
             OF_FEATURES=of_features,
@@ -210,8 +219,7 @@ def _gated_residual_backward_fake(
     gamma: float,
     of_features: bool,
 ) -> tuple[Tensor, Tensor]:
-    empty = real_features.new_empty(0, 1, 1, 1)
-    return contiguous_like(layout), contiguous_like(real_features) if of_features else empty
+    return _empty_gradients(layout, real_features, of_features)
 
 
 def _setup_gated(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

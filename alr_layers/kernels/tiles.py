@@ -8,22 +8,20 @@ or BLOCK_D channels. Everything here is a pure function of shapes, strides and d
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-# Precision of tl.dot over float32 operands. Exact for float32 tensors, at the price of running
-# beside the tensor cores ("bf16x6" would run on them and keep all 24 bits: to be judged on a GPU).
-# Half precision numbers are exact as a sum of two bfloat16, and what they meet keeps 16 bits.
-FLOAT32_DOT = "ieee"
-HALF_DOT = "bf16x3"
+# How tiles are multiplied: halves as they are stored on tensor cores, float32 numbers in pieces on
+# tensor cores, or everything in exact float32 arithmetic beside them.
+NATIVE, ON_CORES, IEEE = "native", "on cores", "ieee"
 
-# Channels that meet the words, or one another's Gram tile, in one tl.dot. Chosen with the other
-# block sizes so that no kernel spills registers on any of the architectures the tests compile for.
-BLOCK_D = 16
+# Channels up to which a kernel takes all at once. The tiles below are those that issue the fewest
+# instructions, as `python -m benchmarks.ahead` counts them, among those that spill no registers.
+SMALL = 64
 
 # Enough programs to keep every multiprocessor of a large GPU busy several times over. A constant,
 # not the device's own number, so that sums are cut the same way, and come out the same, everywhere.
@@ -35,14 +33,49 @@ def block_words(words: int) -> int:
     return max(16, int(triton.next_power_of_2(words)))
 
 
-def block_regions(words: int) -> int:
-    """BLOCK_N of a tile of regions against all words."""
-    return {16: 64, 32: 64, 64: 32}.get(block_words(words), 16)
+class Tile(NamedTuple):
+    """What one program works on at a time, with how many warps, and the PRECISION of products."""
+
+    block_n: int
+    block_d: int
+    warps: int
+    precision: str
 
 
-def warps(words: int) -> int:
-    """Warps of a program that holds tiles of regions against all words."""
-    return 4 if block_words(words) <= 16 else 8
+def channels_at_once(dim: int) -> int:
+    """BLOCK_D that holds all `dim` channels."""
+    return max(16, int(triton.next_power_of_2(dim)))
+
+
+def layout_tile(dim: int, words: int, arithmetic: str, *, forward: bool) -> Tile:
+    """Of E1-E3: all channels at once where that spills no registers.
+
+    The backward pass of float32 holds twice as many tiles, and goes piece by piece in exact
+    arithmetic.
+    """
+    block_t = block_words(words)
+    on_cores = forward and arithmetic == ON_CORES
+    precision = "bf16x6" if on_cores and block_t <= 32 else exact(arithmetic)
+    at_once = SMALL if arithmetic == NATIVE else 32 if on_cores else 0
+    if block_t <= 32:
+        return Tile(64, channels_at_once(dim) if dim <= at_once else 16, 4, precision)
+    return Tile(32 if block_t == 64 else 16, 16, 8, precision)
+
+
+def gram_tile(dim: int, arithmetic: str) -> Tile:
+    """Of the forward pass of E10-E11: BLOCK_D channels of the Gram matrix by as many."""
+    block_d = min(SMALL, channels_at_once(dim))
+    if arithmetic == NATIVE:
+        return Tile(32, block_d, 2 if block_d <= 32 else 4, NATIVE)
+    if block_d <= 32:
+        return Tile(64, block_d, 4, IEEE)
+    return Tile(32, block_d, 4, "bf16x6") if arithmetic == ON_CORES else Tile(16, block_d, 4, IEEE)
+
+
+def difference_tile(dim: int, words: int, arithmetic: str) -> Tile:
+    """Of the backward pass of E10-E11."""
+    block_d = channels_at_once(dim) if dim <= SMALL else 16
+    return Tile(64 if words <= 32 else 32, block_d, 4, exact(arithmetic))
 
 
 def split_count(tiles: int, programs_per_split: int) -> int:
@@ -57,10 +90,17 @@ def compute_capability(tensor: Tensor) -> tuple[int, int]:
     return torch.cuda.get_device_capability(tensor.device) if tensor.is_cuda else (0, 0)
 
 
-def dot_precision(*tensors: Tensor) -> str:
-    """`input_precision` of the dots over these tensors."""
-    halves = all(tensor.dtype != torch.float32 for tensor in tensors)
-    return HALF_DOT if halves and compute_capability(tensors[0]) >= (8, 0) else FLOAT32_DOT
+def arithmetic(*tensors: Tensor) -> str:
+    """How products over these tensors can be computed: NATIVE, ON_CORES or IEEE."""
+    if compute_capability(tensors[0]) < (8, 0):
+        return IEEE
+    (dtype, *others) = {tensor.dtype for tensor in tensors}
+    return ON_CORES if others or dtype == torch.float32 else NATIVE
+
+
+def exact(arithmetic: str) -> str:
+    """The PRECISION that leaves float32 numbers whole."""
+    return NATIVE if arithmetic == NATIVE else IEEE
 
 
 def is_flat(*tensors: Tensor) -> bool:
@@ -73,11 +113,6 @@ def is_flat(*tensors: Tensor) -> bool:
         tensor.shape[2] == 1 or tensor.stride(2) == tensor.shape[3] * tensor.stride(3)
         for tensor in tensors
     )
-
-
-def contiguous_like(tensor: Tensor) -> Tensor:
-    """An empty contiguous tensor of this shape and dtype, whatever the strides."""
-    return tensor.new_empty(tensor.shape)
 
 
 def with_strides(**tensors: Tensor) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from baselines.config import Config, EncoderConfig, ModelConfig, to_dict
+from baselines.config import Config, EncoderConfig, ModelConfig, from_dict, save_config
+from baselines.conversion.foreign import NETWORKS, read_foreign
 from baselines.conversion.recognise import build_like, original_names
 from baselines.data.originals import save_captions_pickle, vocabulary_from_captions_pickle
 from baselines.data.vocabulary import Vocabulary
+from baselines.files import write_json
 from baselines.hosts import HOSTS, preset
-from baselines.networks.discriminators import Discriminator
 from baselines.networks.encoders import ImageEncoder, TextEncoder
 from baselines.networks.generator import StackedGenerator
 from baselines.networks.originals import ConversionError
@@ -29,7 +29,7 @@ from baselines.runs import (
     load_run,
     save_encoders,
 )
-from baselines.training.checkpoint import load_torch, save_torch, save_weights, write_atomic
+from baselines.training.checkpoint import save_torch, save_weights
 
 # The originals evaluate with longer captions than they train with.
 EVALUATION_WORDS = {"cub": 25, "coco": 20}
@@ -49,7 +49,7 @@ def from_original(state_dict: Mapping[str, Tensor]) -> nn.Module:
         state_dict: as loaded from the original's file; not modified, nothing is shared with it.
 
     Returns:
-        A TextEncoder, ImageEncoder, StackedGenerator, Discriminator or half of a captioner, of the
+        A TextEncoder, an ImageEncoder, or a network of some host, of the
         state's dtype.
 
     Raises:
@@ -129,41 +129,15 @@ def describe(module: nn.Module) -> dict[str, object]:
         return {"kind": "text_encoder", **sizes}
     if isinstance(module, ImageEncoder):
         return {"kind": "image_encoder", "embedding_dim": module.embedding_dim}
-    if isinstance(module, StackedGenerator):
-        return {"kind": "generator", **to_dict(_model_config(module))}
-    for host in HOSTS.values():
-        described = host.describe(module) if host.describe else None
-        if described is not None:
-            return described
-    assert isinstance(module, Discriminator)
-    return {
-        "kind": f"discriminator_{module.image_size}",
-        "feature_dim": module.feature_dim,
-        "norm": module.norm,
-        "unconditional": module.unconditional is not None,
-    }
-
-
-def _model_config(generator: StackedGenerator) -> ModelConfig:
-    host = next(h for h in HOSTS.values() if h.original_names and h.original_names(generator))
-    return replace(
-        host.presets["cub"].model,
-        feature_dim=generator.feature_dim,
-        condition_dim=generator.condition_dim,
-        noise_dim=generator.noise_dim,
-        base_size=generator.base_size,
-        stages=len(generator.stages) + 1,
-        residual_blocks=generator.residual_blocks,
-        single_image=generator.single_image,
-        legacy_mask=generator.legacy_mask,
-    )
+    described = (host.describe(module) for host in HOSTS.values() if host.describe)
+    return next(found for found in described if found is not None)
 
 
 def write_run(
     directory: Path,
     text: TextEncoder,
     image: ImageEncoder,
-    generator: StackedGenerator,
+    generator: nn.Module,
     vocabulary: Vocabulary,
     dataset: str,
 ) -> None:
@@ -184,7 +158,8 @@ def write_run(
     }
     if len(set(widths.values())) > 1:
         raise ConversionError(f"embedding widths differ, so the files do not fit: {widths}")
-    model = _model_config(generator)
+    sizes = {name: value for name, value in describe(generator).items() if name != "kind"}
+    model = from_dict(ModelConfig, sizes, "model.")
     encoder = EncoderConfig(
         embedding_dim=text.embedding_dim,
         token_dim=text.embedding.embedding_dim,
@@ -197,11 +172,18 @@ def write_run(
     save_encoders(Encoders(text, image, vocabulary, encoder), directory / ENCODERS)
     save_weights(generator, directory / GENERATOR, **describe(generator))
     vocabulary.save(directory / VOCABULARY)
-    _write_json(directory / CONFIG, to_dict(config))
+    save_config(config, directory / CONFIG)
 
 
-def _write_json(path: Path, content: object) -> None:
-    write_atomic(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+def networks_in(content: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
+    """The state_dicts of an original's file: itself, or those of its networks (DF-GAN's)."""
+    if not all(key.startswith(NETWORKS) for key in content):
+        return [content]
+    networks: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in content.items():
+        name, _, rest = key.removeprefix(NETWORKS).partition(".")
+        networks.setdefault(name, {})[rest] = tensor
+    return list(networks.values())
 
 
 def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: str) -> list[str]:
@@ -214,18 +196,20 @@ def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: st
     Raises:
         ConversionError: a file is no network of the originals, two are of the same kind, or the
             parts of a run do not belong together.
-        CheckpointError: a file cannot be read without executing code from it.
+        CheckpointError: a file cannot be read without executing code from it, or only with
+            more time or memory than weights of its size need.
     """
     found: dict[str, nn.Module] = {}
     for file in files:
         try:
-            module = from_original(load_torch(file))
+            modules = [from_original(state) for state in networks_in(read_foreign(file))]
         except ConversionError as error:
             raise ConversionError(f"{file}: {error}") from error
-        kind = str(describe(module)["kind"])
-        if kind in found:
-            raise ConversionError(f"{file}: a second {kind}; convert it into another directory")
-        found[kind] = module
+        for module in modules:
+            kind = str(describe(module)["kind"])
+            if kind in found:
+                raise ConversionError(f"{file}: a second {kind}; convert it into another directory")
+            found[kind] = module
     vocabulary = None if captions is None else vocabulary_from_captions_pickle(captions).vocabulary
     out.mkdir(parents=True, exist_ok=True)
     lines = []
@@ -235,7 +219,7 @@ def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: st
     if (
         isinstance(text, TextEncoder)
         and isinstance(image, ImageEncoder)
-        and isinstance(generator, StackedGenerator)
+        and generator is not None
         and vocabulary is not None
     ):
         write_run(out, text, image, generator, vocabulary, dataset)
@@ -252,7 +236,7 @@ def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: st
             found = {kind: m for kind, m in found.items() if m not in written}
     for kind, module in found.items():
         save_weights(module, out / f"{kind}.safetensors", **describe(module))
-        _write_json(out / f"{kind}.json", describe(module))
+        write_json(out / f"{kind}.json", describe(module))
         lines.append(f"{out / kind}.safetensors")
     return lines
 

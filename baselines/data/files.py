@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from baselines.data.images import Box, box_crop, decoded_size, open_rgb, to_square
 from baselines.data.reading import quoted
-from baselines.data.source import BaseSource, DataError, Problem, require_split
+from baselines.data.source import BaseSource, DataError, Problem, digest, require_split
 from baselines.data.vocabulary import tokenize
 
 # The longest path that Linux opens.
@@ -87,6 +89,15 @@ class FileSource(BaseSource):
         """The name of an image, unique in the data set."""
         return self.records[index].key
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of every image's key, class, box, captions and size in bytes."""
+        records = (
+            [record.key, record.class_id, record.box, record.captions, _bytes_of(record.path)]
+            for record in self.records
+        )
+        return digest(itertools.chain([self.name, self.split], records))
+
     def verify(self, index: int) -> list[Problem]:
         """Everything wrong with an image, its file and its box; captions are the scan's part."""
         record = self.records[index]
@@ -104,6 +115,13 @@ class FileSource(BaseSource):
             if fault:
                 problems.append(Problem("bad box", record.key, fault))
         return problems
+
+
+def _bytes_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def box_fault(box: Box, width: int, height: int) -> str:

@@ -18,6 +18,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from baselines.data.source import DataError, Source
 from baselines.data.vocabulary import Vocabulary
 
+WRONG = 1  # sets the stream of a position's wrong image apart from that of its item
+TRIES = 32  # to find an image of another class
+
 _log = logging.getLogger(__name__)
 
 
@@ -27,7 +30,8 @@ class Batch:
 
     images: (B, 3, S, S) float32 in [-1, 1]; captions: (B, T) int64, zero-padded, T = max_words;
     lengths: (B,) int64 in 1..T; class_ids: (B,) int64; keys: of the images; caption_indices: (B,)
-    place among the captions of the image; lengths_cpu: `lengths`, always on the CPU.
+    place among the captions of the image; lengths_cpu: `lengths`, always on the CPU; wrong_images:
+    (B, 3, S, S) of something else than the captions say, None where nobody asked for them.
     """
 
     images: Tensor
@@ -37,6 +41,7 @@ class Batch:
     keys: tuple[str, ...]
     caption_indices: Tensor
     lengths_cpu: Tensor = field(default=None)  # type: ignore[assignment]
+    wrong_images: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.lengths_cpu is None:
@@ -71,6 +76,7 @@ class Item(NamedTuple):
     class_id: int
     key: str
     caption_index: int
+    wrong_image: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ class Collate:
         captions = torch.zeros(len(items), self.max_words, dtype=torch.int64)
         for row, item in zip(captions, items, strict=True):
             row[: len(item.ids)] = torch.tensor(item.ids)
+        wrong = [item.wrong_image for item in items if item.wrong_image is not None]
         return Batch(
             images=torch.stack([item.image for item in items]),
             captions=captions,
@@ -91,6 +98,7 @@ class Collate:
             class_ids=torch.tensor([item.class_id for item in items]),
             keys=tuple(item.key for item in items),
             caption_indices=torch.tensor([item.caption_index for item in items]),
+            wrong_images=torch.stack(wrong) if wrong else None,
         )
 
 
@@ -111,16 +119,27 @@ class TrainingView(Dataset[Item]):
     `max_words` words in order (as the originals do), the crop and the flip are drawn from a
     stream seeded with (seed, position) alone. A caption without a word gives way to the next.
 
+    With `wrong_images` every item brings an image of another class as well, drawn uniformly from
+    the source and augmented by itself, from a stream of its own: the items are otherwise the same.
+
     Raises:
         DataError: no caption of the image has a word of the vocabulary.
     """
 
     def __init__(
-        self, source: Source, vocabulary: Vocabulary, *, size: int, max_words: int, seed: int
+        self,
+        source: Source,
+        vocabulary: Vocabulary,
+        *,
+        size: int,
+        max_words: int,
+        seed: int,
+        wrong_images: bool = False,
     ) -> None:
         _require_positive(size=size, max_words=max_words)
         self.source, self.vocabulary = source, vocabulary
         self.size, self.max_words, self.seed = size, max_words, seed
+        self.wrong_images = wrong_images
 
     def __len__(self) -> int:
         return len(self.source)
@@ -133,7 +152,18 @@ class TrainingView(Dataset[Item]):
             order = torch.randperm(len(ids), generator=rng)[: self.max_words]
             ids = [ids[number] for number in order.sort().values.tolist()]
         image = self.source.image(index, self.size, rng=rng)
-        return Item(image, ids, self.source.class_id(index), self.source.key(index), caption_index)
+        class_id, key = self.source.class_id(index), self.source.key(index)
+        wrong = self._draw_wrong(class_id, position) if self.wrong_images else None
+        return Item(image, ids, class_id, key, caption_index, wrong)
+
+    def _draw_wrong(self, class_id: int, position: int) -> Tensor:
+        """An image of another class; of any, where none turns up."""
+        rng = seeded_rng(self.seed, position, WRONG)
+        for _ in range(TRIES):
+            other = int(torch.randint(len(self.source), (), generator=rng))
+            if self.source.class_id(other) != class_id:
+                break
+        return self.source.image(other, self.size, rng=rng)
 
     def _draw_caption(self, index: int, rng: torch.Generator) -> tuple[int, list[int]]:
         captions = self.source.captions(index)
@@ -241,6 +271,7 @@ def training_loader(
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
+    wrong_images: bool = False,
 ) -> Iterable[Batch]:
     """Endless training batches of `batch_size` images for this rank.
 
@@ -251,8 +282,11 @@ def training_loader(
     if start_batch < 0:
         raise ValueError(f"start_batch is {start_batch}: expected 0 or more")
     start = start_batch * batch_size * world
+    view = TrainingView(
+        source, vocabulary, size=size, max_words=max_words, seed=seed, wrong_images=wrong_images
+    )
     return DataLoader(
-        TrainingView(source, vocabulary, size=size, max_words=max_words, seed=seed),
+        view,
         batch_size=batch_size,
         sampler=PositionSampler(len(source), seed=seed, start=start, rank=rank, world=world),
         collate_fn=Collate(max_words),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from baselines import files
 from baselines.data.reading import quoted
 from baselines.data.restricted_pickle import load_pickle
 from baselines.data.source import DataError
@@ -86,11 +86,4 @@ def save_captions_pickle(
     words = dict(enumerate((END, *vocabulary.words[1:])))
     ids = {word: number for number, word in words.items()}
     content = [[list(c) for c in train], [list(c) for c in test], words, ids]
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(pickle.dumps(content, protocol=2))
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    files.write_bytes(Path(path), pickle.dumps(content, protocol=2))

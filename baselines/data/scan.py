@@ -16,8 +16,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from baselines.data.source import BaseSource, DataError, Problem, SceneFacts, Source
-from baselines.data.vocabulary import Vocabulary, lost_letters, tokenize
+from baselines import files
+from baselines.data.source import BaseSource, DataError, Problem, SceneFacts, Source, digest
+from baselines.data.vocabulary import (
+    Vocabulary,
+    VocabularyMismatchError,
+    lost_letters,
+    tokenize,
+)
 
 _log = logging.getLogger(__name__)
 _SHOWN = 50
@@ -63,6 +69,12 @@ class FilteredSource(BaseSource):
     def key(self, index: int) -> str:
         """See `Source.key`."""
         return self.source.key(self.indices[index])
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the whole source's and what is left out."""
+        dropped = [[index, sorted(gone)] for index, gone in sorted(self.dropped.items())]
+        return digest([self.source.fingerprint, self.indices, dropped])
 
     @property
     def scanned(self) -> Sequence[int]:
@@ -115,16 +127,38 @@ class ScanReport:
         """Number of problems of each kind."""
         return dict(Counter(problem.kind for _, problem in self.problems))
 
+    @property
+    def unknown_share(self) -> float:
+        """The share of the words in captions that the vocabulary does not have."""
+        return self.unknown.total() / self.words if self.words else 0.0
+
+    def require_known_words(self, limit: float) -> None:
+        """Refuse a vocabulary that was made for other captions.
+
+        Raises:
+            VocabularyMismatchError: more than the share `limit` of the words is outside it.
+        """
+        if self.unknown_share > limit:
+            raise VocabularyMismatchError(
+                f"{self.unknown_share:.0%} of the words in the captions of {self.source.name} "
+                f"{self.source.split} are unknown to the encoders ({len(self.unknown)} different "
+                f"ones: {self._common_unknown()}): they were trained on other data. Train encoders "
+                "on these (python -m baselines.damsm), or raise data.max_unknown"
+            )
+
+    def _common_unknown(self) -> str:
+        shown = ", ".join(word for word, _ in self.unknown.most_common(8))
+        return shown + ", …" * (len(self.unknown) > 8)
+
     def summary(self) -> str:
         """A few lines for people: sizes, notes, unknown words, counts of problems."""
         source = self.source
         lines = [f"{source.name} {source.split}: {len(source)} images, {self.captions} captions"]
         lines += [f"  {note}" for note in self.notes]
         if self.unknown:
-            shown = ", ".join(word for word, _ in self.unknown.most_common(8))
             lines.append(
                 f"  {len(self.unknown)} words ({self.unknown.total()} occurrences) are not in the "
-                f"vocabulary: {shown}{', …' * (len(self.unknown) > 8)}"
+                f"vocabulary: {self._common_unknown()}"
             )
         if self.lost:
             pairs = self.lost.most_common(4)
@@ -149,7 +183,7 @@ class ScanReport:
 
     def write(self, path: str | Path) -> None:
         """Save the summary and every problem as text."""
-        Path(path).write_text(f"{self.summary()}\n{self.details()}\n", encoding="utf-8")
+        files.write_text(Path(path), f"{self.summary()}\n{self.details()}\n")
 
     def raise_if_broken(self) -> None:
         """Refuse to go on with a broken data set.

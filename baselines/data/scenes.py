@@ -13,12 +13,14 @@ from baselines.data import scene_captions
 from baselines.data.scene_captions import SceneCaption
 from baselines.data.scene_content import BACKGROUNDS, Scene, sample_scene
 from baselines.data.scene_drawing import draw_scene
-from baselines.data.source import SPLITS, BaseSource, SceneFacts
+from baselines.data.source import SPLITS, BaseSource, SceneFacts, digest
 from baselines.errors import UserError
 
 CAPTIONS = 10
 SMALLEST = 16
 SCANNED = 256
+# To be raised whenever the same settings draw other scenes or captions than before.
+VERSION = 1
 
 
 class Scenes(BaseSource):
@@ -127,6 +129,12 @@ class Scenes(BaseSource):
     def key(self, index: int) -> str:
         """A name for files, unique over splits and seeds."""
         return f"scenes-{self.split}-{self.seed}-{index:06d}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the settings and the version of the drawing."""
+        settings = [self.split, self.seed, len(self), self.max_objects, list(self.backgrounds)]
+        return digest([self.name, VERSION, settings])
 
     @property
     def scanned(self) -> Sequence[int]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from baselines.errors import UserError
 
@@ -89,6 +93,15 @@ class Source(Protocol):
         ...
 
     @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with what is shown, not with where it lies.
+
+        It must be the same on every machine and cheap enough to ask at every start: images are
+        told apart by name and size, not by their bytes.
+        """
+        ...
+
+    @property
     def scanned(self) -> Sequence[int]:
         """The images that a scan looks at before training; a note says so if it is not all."""
         ...
@@ -132,6 +145,18 @@ def to_floats(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32).div_(half).sub_(1.0)
 
 
+def digest(parts: Iterable[Any]) -> str:
+    """Hash plain values (numbers, strings, lists of them) in order to 16 hexadecimal digits.
+
+    >>> digest(["a", ["b", 1]]), digest([["a", "b"], 1])
+    ('10bd7610b7c09af8', 'ca825d431266be56')
+    """
+    total = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        total.update(json.dumps(part).encode() + b"\n")
+    return total.hexdigest()
+
+
 class BaseSource:
     """What a `Source` answers unless it knows better.
 
@@ -167,6 +192,12 @@ class BaseSource:
     def class_id(self, index: int) -> int:
         """Every image is a class of its own."""
         return index
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the name, the split, and every image's key, class and captions."""
+        images = ([self.key(i), self.class_id(i), self.captions(i)] for i in range(len(self)))
+        return digest(itertools.chain([self.name, self.split], images))
 
     @property
     def scanned(self) -> Sequence[int]:

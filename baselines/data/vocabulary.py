@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,8 @@ from typing import Any
 
 from nltk.tokenize import RegexpTokenizer
 
-from baselines.data.reading import parse_json, quoted, read_text
+from baselines import files
+from baselines.data.reading import quoted
 from baselines.errors import UserError
 
 PAD = "<pad>"
@@ -47,11 +47,14 @@ def tokenize(text: str, tokens: str = "ascii") -> list[str]:
     """
     text = text.replace("\ufffd\ufffd", " ").lower()
     if tokens == "unicode" and not text.isascii():
-        composed = unicodedata.normalize("NFC", text)
-        runs = itertools.groupby(composed, key=_belongs_to_word)
-        return ["".join(run) for inside, run in runs if inside]
+        return _runs(unicodedata.normalize("NFC", text))
     ascii_runs = (run.encode("ascii", "ignore").decode("ascii") for run in _WORDS.tokenize(text))
     return [run for run in ascii_runs if run]
+
+
+def _runs(text: str) -> list[str]:
+    groups = itertools.groupby(text, key=_belongs_to_word)
+    return ["".join(group) for inside, group in groups if inside]
 
 
 def _belongs_to_word(character: str) -> bool:
@@ -67,9 +70,8 @@ def lost_letters(text: str, tokens: str) -> list[tuple[str, str]]:
     """
     if tokens == "unicode" or text.isascii():
         return []
-    written = tokenize(text, "unicode")
-    read = ("".join(tokenize(word, tokens)) for word in written)
-    return [pair for pair in zip(written, read, strict=True) if pair[0] != pair[1]]
+    pairs = ((run, "".join(tokenize(run, tokens))) for run in _runs(text.lower()))
+    return [(unicodedata.normalize("NFC", run), read) for run, read in pairs if run != read]
 
 
 class Vocabulary:
@@ -248,18 +250,8 @@ class Vocabulary:
         return vocabulary
 
     def save(self, path: str | Path) -> None:
-        """Write JSON under a temporary name, then rename: `path` is never half written."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(self.to_dict(), file, indent=0)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        """Write JSON with a checksum."""
+        files.write_json(Path(path), self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
@@ -269,6 +261,6 @@ class Vocabulary:
             UserError: naming the file and what is wrong with it.
         """
         try:
-            return cls.from_dict(parse_json(read_text(Path(path))))
-        except UserError as error:
+            return cls.from_dict(files.read_json(Path(path)))
+        except (UserError, ValueError, TypeError) as error:
             raise UserError(f"{path} is not a readable vocabulary: {error}") from error

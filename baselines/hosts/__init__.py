@@ -15,6 +15,8 @@ NAMES = (
     "attngan",
     "dmgan",
     "alrgan",
+    "stackgan",
+    "dfgan",
     "mirrorgan",
 )
 HOSTS: dict[str, Host] = {name: import_module(f"baselines.hosts.{name}").HOST for name in NAMES}

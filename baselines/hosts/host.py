@@ -95,10 +95,13 @@ class Host:
     companion: the further network that its losses read, if there is one.
     read_original: a state_dict of the original code -> our network without values, on the meta
         device, or None if it is none of this host's; None: there is nothing to convert.
+    layouts: whether its generator tells where it puts the words.
+    layout_source: `refine.source` under `--refine`; "" is that of ALR-GAN's presets.
+    wrong_images: whether its losses need an image of another class beside every captioned one.
     original_names: our network -> the original's name of every entry of its state_dict, or None if
         it is none of this host's.
     describe: a network that was read -> its "kind", which names its file, and its sizes in plain
-        values; None if it is none of this host's alone.
+        values, for a generator those of `ModelConfig`; None if it is none of this host's.
     """
 
     name: str
@@ -109,6 +112,9 @@ class Host:
     stages: Callable[[Config, nn.Module], Sequence[RefinableStage]]
     objective: Callable[..., Any] = STACKED
     companion: Companion | None = None
+    layouts: bool = True
+    layout_source: str = ""
+    wrong_images: bool = False
     read_original: Callable[[Mapping[str, Tensor]], nn.Module | None] | None = None
     original_names: Callable[[nn.Module], dict[str, str] | None] | None = None
     describe: Callable[[nn.Module], dict[str, Any] | None] | None = None

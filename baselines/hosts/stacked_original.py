@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
+from baselines.config import ModelConfig, to_dict
 from baselines.networks.discriminators import Discriminator
 from baselines.networks.generator import FIRST_GRID, StackedGenerator
 from baselines.networks.originals import ConversionError, count, renamed
@@ -95,15 +98,21 @@ def discriminator_like(state: State) -> Discriminator:
 def generator_names(generator: StackedGenerator, fusion: Mapping[str, str]) -> dict[str, str]:
     """The original name of every entry; `fusion` has the prefixes inside a fusion."""
     prefixes = {f"fusion.{ours}": theirs for ours, theirs in fusion.items()}
-    prefixes |= {"residual.": "residual.", "upsample.": "upsample."}
-    return {
-        key: _generator_name(key, generator.single_image, prefixes)
-        for key in generator.state_dict()
-    }
+    return staged_names(generator, prefixes, single_image=generator.single_image)
 
 
-def discriminator_names(discriminator: Discriminator) -> dict[str, str]:
-    """The original name of every entry.
+def staged_names(
+    generator: nn.Module, stage: Mapping[str, str], *, single_image: bool = False
+) -> dict[str, str]:
+    """The same for any generator of such parts; `stage` has the prefixes that stages add."""
+    prefixes = {**stage, "residual.": "residual.", "upsample.": "upsample."}
+    return {key: _generator_name(key, single_image, prefixes) for key in generator.state_dict()}
+
+
+def discriminator_names(
+    discriminator: Discriminator, heads: Mapping[str, str] = _HEADS
+) -> dict[str, str]:
+    """The original name of every entry; `heads` has the prefixes of the two heads.
 
     Raises:
         ConversionError: the originals have no discriminator of this size.
@@ -113,7 +122,34 @@ def discriminator_names(discriminator: Discriminator) -> dict[str, str]:
             f"the originals have discriminators for {list(_LATER_BLOCKS)} px, none for "
             f"{discriminator.image_size}"
         )
-    return {key: _discriminator_name(key, discriminator) for key in discriminator.state_dict()}
+    state = discriminator.state_dict()
+    return {key: _discriminator_name(key, discriminator, heads) for key in state}
+
+
+def generator_description(generator: StackedGenerator, model: ModelConfig) -> dict[str, Any]:
+    """What `Host.describe` says of a generator of the host that `model` names."""
+    found = replace(
+        model,
+        feature_dim=generator.feature_dim,
+        condition_dim=generator.condition_dim,
+        noise_dim=generator.noise_dim,
+        base_size=generator.base_size,
+        stages=len(generator.stages) + 1,
+        residual_blocks=generator.residual_blocks,
+        single_image=generator.single_image,
+        legacy_mask=generator.legacy_mask,
+    )
+    return {"kind": "generator", **to_dict(found)}
+
+
+def discriminator_description(discriminator: Discriminator) -> dict[str, Any]:
+    """What `Host.describe` says of a discriminator."""
+    return {
+        "kind": f"discriminator_{discriminator.image_size}",
+        "feature_dim": discriminator.feature_dim,
+        "norm": discriminator.norm,
+        "unconditional": discriminator.unconditional is not None,
+    }
 
 
 def _generator_name(key: str, single_image: bool, prefixes: Mapping[str, str]) -> str:
@@ -129,10 +165,10 @@ def _generator_name(key: str, single_image: bool, prefixes: Mapping[str, str]) -
     return f"h_net{int(index) + 2}." + renamed(rest, prefixes)
 
 
-def _discriminator_name(key: str, module: Discriminator) -> str:
+def _discriminator_name(key: str, module: Discriminator, heads: Mapping[str, str]) -> str:
     spectral = module.norm == "spectral"
     if not key.startswith("trunk."):
-        name = renamed(key, _HEADS)
+        name = renamed(key, heads)
         block, joint, rest = name.partition("jointConv.")
         return block + joint + _SPECTRAL.get(rest, rest) if spectral and joint else name
     index, rest = key.removeprefix("trunk.").split(".", 1)

@@ -18,6 +18,8 @@ FILES = (
     "layout",
     "graded",
     "pointing",
+    "agreement",
+    "soa",
 )
 
 _specs: list[MetricSpec] = [import_module(f"{__name__}.{file}").SPEC for file in FILES]

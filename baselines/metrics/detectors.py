@@ -14,11 +14,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from baselines.data.scene_content import SHAPES
+from baselines.data.scene_content import SHAPES, CornerBox
 from baselines.errors import UserError
 from baselines.metrics.extractors import weights_hash
 from baselines.metrics.scene_parsing import find_components
-from baselines.metrics.spec import CornerBox
 
 SCENES = "scenes"
 COCO_DETECTORS = (
@@ -70,7 +69,7 @@ class SceneDetector:
             the shape that fits it best, which stands blur.
     """
 
-    labels = SHAPES
+    labels: tuple[str, ...] = SHAPES
     names_colours = True
 
     def __init__(self, *, strict: bool = False) -> None:

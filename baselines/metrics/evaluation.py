@@ -19,9 +19,10 @@ from baselines.data.scan import scan
 from baselines.data.source import Source
 from baselines.errors import UserError
 from baselines.metrics import METRICS
+from baselines.metrics.detectors import Detector
 from baselines.metrics.extractors import open_extractor, weights_hash
 from baselines.metrics.fid import PUBLISHED_COUNT
-from baselines.metrics.images import drawn_batches, real_batches
+from baselines.metrics.images import drawn_batches, real_batches, save_images
 from baselines.metrics.layouts import run_layouts
 from baselines.metrics.measuring import Results, Sets, measure
 from baselines.metrics.pairs import Pairs, encode_sentences, fingerprint, read_again, read_pairs
@@ -54,6 +55,7 @@ class Options:
         batch_size: images drawn at once.
         seed: of noise, candidates, shuffles and resampling.
         cache: folder of the real images' features; None keeps none.
+        save_images: folder to write the drawn images to.
     """
 
     metrics: Sequence[str] | None = None
@@ -66,6 +68,7 @@ class Options:
     batch_size: int = 32
     seed: int = 0
     cache: Path | None = None
+    save_images: Path | None = None
 
     def check(self) -> None:
         """Refuse what makes no sense before anything is opened.
@@ -80,8 +83,14 @@ class Options:
         check_names(self.metrics or [])
 
 
-def evaluate(run: Run, options: Options, *, untrained: Run | None = None) -> dict[str, Any]:
-    """Measure `run`, beside the `untrained` one where it is given.
+def evaluate(
+    run: Run,
+    options: Options,
+    *,
+    untrained: Run | None = None,
+    detector: Detector | None = None,
+) -> dict[str, Any]:
+    """Measure `run`, beside the `untrained` one where it is given; SOA needs a `detector`.
 
     Returns:
         an entry of `evaluation.json` (see `baselines.metrics.record`).
@@ -94,6 +103,7 @@ def evaluate(run: Run, options: Options, *, untrained: Run | None = None) -> dic
     started = time.perf_counter()
     with torch.inference_mode():
         context, protocol = prepare(run, options, device)
+        context.detector = detector
         specs, left_out = choose(options.metrics, context)
         runs = {UNTRAINED: untrained, TRAINED: run}
         drawn = {name: one for name, one in runs.items() if one is not None}
@@ -148,7 +158,9 @@ def prepare(
             name: open_extractor(name, run.encoders.image, files=options.weights, device=device)
             for name in dict.fromkeys(options.extractors)
         },
-        real_layouts=run_layouts(run),
+        vocabulary=run.encoders.vocabulary,
+        real_layouts=run_layouts(run, pairs),
+        gamma=config.refine.gamma,
         reference_facts={**facts, "images": real_count},
         drawn=count,
         samples=options.samples,
@@ -213,7 +225,7 @@ def real_sets(
     images = ImageSet(REAL, count, real=True)
     layouts = context.real_layouts if any(spec.uses_layouts for spec in specs.values()) else None
     batches = real_batches(
-        context.source, context.pairs, run.encoders.text, count=count, size=context.size,
+        context.source, context.pairs, count=count, size=context.size,
         batch_size=options.batch_size, workers=run.config.data.workers, device=device,
         layouts=layouts,
     )  # fmt: skip
@@ -237,6 +249,8 @@ def drawn_sets(
             batch_size=options.batch_size, seed=options.seed, device=device,
             samples=options.samples, judge=run.encoders.image if layouts else None,
         )  # fmt: skip
+        if options.save_images is not None and name == TRAINED:
+            batches = save_images(batches, context.source, context.pairs, options.save_images)
         sets.append((ImageSet(name, protocol["images"], options.samples), batches))
     return sets
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from baselines.errors import UserError
-from baselines.training.checkpoint import write_atomic
+from baselines.files import write_atomic
 
 # What two sets must agree in before they are compared, where both say it.
 COMPARED = ("data", "fingerprint", "split", "size")

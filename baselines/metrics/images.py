@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from baselines.metrics.scene_parsing import Component, find_components
 from baselines.metrics.spec import LayoutMaker
 from baselines.networks.encoders import ImageEncoder, TextEncoder
 from baselines.networks.generator import StackedGenerator
+from baselines.pictures.grids import to_picture
 from baselines.sampling.drawing import Inputs, draw, seeded_noise
 
 
@@ -111,7 +114,6 @@ def drawn_batches(
 def real_batches(
     source: Source,
     pairs: Pairs,
-    text_encoder: TextEncoder | None,
     *,
     count: int,
     size: int,
@@ -132,9 +134,8 @@ def real_batches(
     for rows, images in zip(torch.arange(count).split(batch_size), loader, strict=True):
         images = images.to(device, non_blocking=True)
         maps: Mapping[str, Tensor] = {}
-        if layouts is not None and text_encoder is not None:
-            text = text_encoder(pairs.ids[rows].to(device), pairs.lengths[rows])
-            maps = layouts(images, text.words, pairs.lengths[rows].to(device))
+        if layouts is not None:
+            maps = layouts(images, rows)
         yield ImageBatch(rows, images, 0, maps)
 
 
@@ -149,6 +150,30 @@ def read_image(path: Path) -> Tensor:
     except Exception as error:
         raise DataError(f"image {path} cannot be read ({error})") from error
     return pil_to_tensor(picture).float().div_(127.5).sub_(1.0)
+
+
+def save_images(
+    batches: Iterable[ImageBatch], source: Source, pairs: Pairs, folder: Path
+) -> Iterator[ImageBatch]:
+    """Write every image of passing batches as PNG, and their captions as `metadata.jsonl`.
+
+    The folder is what `--images-from` reads, with `--captions folder/metadata.jsonl`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "metadata.jsonl", "w", encoding="utf-8") as file:
+        for batch in batches:
+            for row, image in zip(batch.rows.tolist(), batch.images, strict=True):
+                index, number = int(pairs.images[row]), int(pairs.captions[row])
+                key = source.key(index).replace("/", "_").rsplit(".", 1)[0]
+                name = f"{key}_{number}_{batch.sample}.png"
+                to_picture(image.float().cpu()).save(folder / name)
+                line: Mapping[str, Any] = {
+                    "file_name": name,
+                    "text": source.captions(index)[number],
+                    "class": int(pairs.class_ids[row]),
+                }
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            yield batch
 
 
 class _Images(Dataset[Tensor]):

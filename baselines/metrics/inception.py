@@ -67,7 +67,7 @@ class TorchvisionInception:
             weights_hash(network),
             "8 bit, bilinear to 299, [0, 1], transform_input (DM-GAN)",
         )
-        self.classifier: nn.Module = network.fc
+        self.classifier = network.get_submodule("fc")
         network.fc = nn.Identity()
         self.network = network
 

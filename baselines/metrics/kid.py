@@ -107,4 +107,5 @@ SPEC = MetricSpec(
     settings=feature_settings,
     note="The kernel distance of real images is that of their two halves; it may be below 0.",
     uses_features=True,
+    compares=True,
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from baselines.data.loader import pyramid
 from baselines.hosts import find_host
+from baselines.metrics.pairs import Pairs
 from baselines.metrics.spec import LayoutMaker
 from baselines.networks.contracts import Text
 from baselines.networks.encoders import ImageEncoder
@@ -36,7 +37,10 @@ def damsm_layout(encoder: ImageEncoder, images: Tensor, words: Tensor, lengths: 
     return layout_of_regions(encoder(images).regions, words, lengths)
 
 
-def run_layouts(run: Run) -> LayoutMaker:
+Refined = Callable[[Tensor, Tensor, Tensor], Mapping[str, Tensor]]
+
+
+def run_layouts(run: Run, pairs: Pairs) -> LayoutMaker:
     """Make the layouts of real images by name: "stage1", ... where the run can, and "damsm".
 
     The layout encoders of the newest checkpoint are used with the averaged generator; a run
@@ -44,14 +48,16 @@ def run_layouts(run: Run) -> LayoutMaker:
     """
     refined = refined_layouts(run)
 
-    def layouts(images: Tensor, words: Tensor, lengths: Tensor) -> Mapping[str, Tensor]:
+    def layouts(images: Tensor, rows: Tensor) -> Mapping[str, Tensor]:
+        words = run.encoders.text(pairs.ids[rows].to(images.device), pairs.lengths[rows]).words
+        lengths = pairs.lengths[rows].to(images.device)
         found = {} if refined is None else dict(refined(images, words, lengths))
         return found | {"damsm": damsm_layout(run.encoders.image, images, words, lengths)}
 
     return layouts
 
 
-def refined_layouts(run: Run) -> LayoutMaker | None:
+def refined_layouts(run: Run) -> Refined | None:
     """Make Θ* of a run by stage; None where no layout encoders were trained."""
     found, config = checkpoints(run.directory), run.config
     if not found or not config.refine.terms or config.refine.source != "module":

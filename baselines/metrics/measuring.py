@@ -18,15 +18,28 @@ Sets = list[tuple[ImageSet, Iterable[ImageBatch]]]
 Results = dict[str, dict[str, dict[str, Any]]]
 
 
-def measure(sets: Sets, context: EvaluationContext, specs: Mapping[str, MetricSpec]) -> Results:
-    """Give every metric of every set of images: row → set → score. Real images come first."""
+def measure(
+    sets: Sets,
+    context: EvaluationContext,
+    specs: Mapping[str, MetricSpec],
+    *,
+    quiet: bool = False,
+) -> Results:
+    """Give every metric of every set of images: row → set → score. Real images come first.
+
+    Args:
+        sets: what to measure.
+        context: what the metrics share.
+        specs: the metrics by name.
+        quiet: without a progress bar.
+    """
     results: Results = {}
     for images, batches in sets:
-        used = {name: spec for name, spec in specs.items() if spec.real or not images.real}
+        used = {name: spec for name, spec in specs.items() if _applies(spec, images)}
         metrics = {name: spec.start(context, images) for name, spec in used.items()}
         wanted = _features_wanted(images, context, used)
         if wanted or any(not spec.uses_features for spec in used.values()):
-            _gather(images, batches, context, wanted, metrics, used)
+            _gather(images, batches, context, wanted, metrics, used, quiet)
         if images.real:
             context.reference |= images.features
             _keep(context, wanted)
@@ -39,6 +52,10 @@ def measure(sets: Sets, context: EvaluationContext, specs: Mapping[str, MetricSp
 def _place(specs: list[str], row: str) -> tuple[int, bool]:
     """Rows in the order of the metrics, those of equal numbers behind the whole."""
     return specs.index(row.split("/")[0]), row.endswith("/equal")
+
+
+def _applies(spec: MetricSpec, images: ImageSet) -> bool:
+    return (spec.real or not images.real) and (spec.uses_features or images.paired)
 
 
 def _features_wanted(
@@ -65,9 +82,11 @@ def _gather(
     wanted: Sequence[str],
     metrics: Mapping[str, Metric],
     specs: Mapping[str, MetricSpec],
+    quiet: bool,
 ) -> None:
     total = images.pairs * images.samples
-    with tqdm(total=total, unit="img", desc=f"{images.name} images", dynamic_ncols=True) as bar:
+    name = f"{images.name} images"
+    with tqdm(total=total, unit="img", desc=name, dynamic_ncols=True, disable=quiet) as bar:
         for batch in batches:
             if batch.sample == 0:
                 for name in wanted:

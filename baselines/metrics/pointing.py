@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from baselines.metrics.boxes import evaluated_box
 from baselines.metrics.resampling import share
 from baselines.metrics.spec import (
     CornerBox,
@@ -19,7 +20,6 @@ from baselines.metrics.spec import (
     ImageSet,
     MetricSpec,
     Score,
-    needs_scenes,
     partners,
 )
 
@@ -106,25 +106,41 @@ class PointingMetric:
     """`pointing/STAGE`, `pointing/STAGE/binding`, and the line of a blob in the middle."""
 
     def __init__(self, context: EvaluationContext, images: ImageSet) -> None:
-        self.context = context
+        self.context, self.images = context, images
         self.partners = partners(context.pairs.class_ids[: images.pairs], context.seed)
         self.found: dict[str, list[Pointing]] = {}
         self.shuffled: dict[str, list[Pointing]] = {}
         self.blob: list[tuple[float, int]] = []
+        self.boxes: dict[int, CornerBox | None] = {}
 
     def update(self, batch: ImageBatch) -> None:
         """Take in a batch."""
-        width = self.context.pairs.ids.shape[1]
         for place, row in enumerate(batch.rows.tolist()):
-            caption, boxes = self.context.stated(row)
-            words = caption.word_objects[:width]
+            target, other = self.target(row), self.target(int(self.partners[row]))
+            if target is None or other is None:
+                continue
+            words, boxes = target
             named = sum(index >= 0 for index in words)
             self.blob.append((point_in(boxes, words, CENTRE), named))
-            other, elsewhere = self.context.stated(int(self.partners[row]))
             for stage, layout in batch.layouts.items():
                 self.found.setdefault(stage, []).append(point(layout[place], words, boxes))
-                control = point(layout[place], _elsewhere(words, other.word_objects), elsewhere)
+                control = point(layout[place], _elsewhere(words, other[0]), other[1])
                 self.shuffled.setdefault(stage, []).append(control)
+
+    def target(self, row: int) -> tuple[Sequence[int], Sequence[CornerBox]] | None:
+        """Give what each word of a pair describes, and the boxes; None where no box is known."""
+        context = self.context
+        if context.has_scenes:
+            caption, boxes = context.stated(row)
+            return caption.word_objects[: context.pairs.ids.shape[1]], boxes
+        # Of other data the one object is known, of real images alone: every word is held to it.
+        if not self.images.real:
+            return None
+        if row not in self.boxes:
+            index = int(context.pairs.images[row])
+            self.boxes[row] = evaluated_box(context.source, index, context.size)
+        box = self.boxes[row]
+        return None if box is None else ([0] * int(context.pairs.lengths[row]), [box])
 
     def scores(self) -> Mapping[str, Score]:
         """Give the rows of every stage, or none where there are no layouts."""
@@ -163,12 +179,18 @@ def _title(part: str) -> str:
     return f"pointing game % ↑ ({stage})"
 
 
+def _missing(context: EvaluationContext) -> str:
+    if context.has_scenes or evaluated_box(context.source, 0, context.size) is not None:
+        return ""
+    return f"it needs boxes of objects, {context.source.name} has none"
+
+
 SPEC = MetricSpec(
     name=NAME,
     start=PointingMetric,
     title=_title,
     percent=True,
-    missing=needs_scenes,
+    missing=_missing,
     uses_layouts=True,
     note=(
         "Chance of the pointing game: the same layouts against the boxes of another caption's "

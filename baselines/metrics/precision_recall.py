@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "precision_recall"
 NEIGHBOURS = 3
-CHUNK = 2048
+CHUNK = 1024
 
 
 def precision_recall(
@@ -110,4 +110,5 @@ SPEC = MetricSpec(
     settings=lambda context, part: {**feature_settings(context, part), "neighbours": NEIGHBOURS},
     note="Precision and recall of real images are those of their two halves.",
     uses_features=True,
+    compares=True,
 )

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from baselines.data.scenes import Scenes
 from baselines.errors import UserError
+from baselines.metrics.layout import check_caption
 from baselines.metrics.resampling import share
 from baselines.metrics.spec import (
     CaptionEncoder,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 NAME = "r_precision"
 PUBLISHED_COUNT = 30_000
+CEILING_IMAGES = 1000
 CANDIDATES = 100
 FOLDS = 10
 
@@ -77,6 +80,7 @@ class CandidateCaptions:
             raise ValueError(f"candidates is {candidates}; expected 2 or more")
         self.candidates = candidates
         order = class_ids.cpu().argsort(stable=True)
+        self.order = order
         # Sorted by class: the captions of other classes are all but one run of the list.
         self._sentences = F.normalize(sentences.float(), dim=1)[order.to(sentences.device)]
         self._classes = class_ids.cpu()[order].contiguous()
@@ -201,22 +205,41 @@ def r_precision(hits: Tensor, *, seed: int, folds: int = FOLDS) -> RPrecision:
     )
 
 
+def ceiling(context: EvaluationContext, pool: CandidateCaptions, rows: Tensor) -> float:
+    """Give what a judge would score that knows all that captions of scenes state of true images.
+
+    A wrong caption whose statements all hold of the scene is as good as the right one; such ties
+    are decided by lot. Every judge that reads captions alone stays below on average.
+    """
+    assert isinstance(context.source, Scenes)
+    rng = torch.Generator().manual_seed(context.seed)
+    places = pool.choose_wrong(context.pairs.class_ids[rows], rng)
+    total = 0.0
+    for row, others in zip(rows.tolist(), pool.order[places].tolist(), strict=True):
+        objects = context.source.scene(int(context.pairs.images[row])).objects
+        true = sum(check_caption(context.stated(o)[0], objects).holds for o in others)
+        total += 1 / (1 + true)
+    return total / len(rows)
+
+
 class RPrecisionMetric:
     """`r_precision`: by the run's own encoders, and by independent ones where they are given."""
 
     def __init__(self, context: EvaluationContext, images: ImageSet) -> None:
-        self.context = context
+        self.context, self.images = context, images
         classes = context.pairs.class_ids
         self.pools = [CandidateCaptions(e.sentences, classes) for e in context.encoders]
         # The same candidates for every set of images: differences are those of the images.
         self.rngs = [torch.Generator().manual_seed(context.seed) for _ in context.encoders]
         self.outcomes: list[list[Outcomes]] = [[] for _ in context.encoders]
         self.classes: list[Tensor] = []
+        self.rows: list[Tensor] = []
 
     def update(self, batch: ImageBatch) -> None:
         """Take in a batch."""
         classes = self.context.pairs.class_ids[batch.rows]
         self.classes.append(classes)
+        self.rows.append(batch.rows)
         for encoder, pool, rng, outcomes in zip(
             self.context.encoders, self.pools, self.rngs, self.outcomes, strict=True
         ):
@@ -242,6 +265,10 @@ class RPrecisionMetric:
                 count=result.images,
                 facts={"folds": result.folds, "ties_by_lot": float(by_lot)},
             )
+        if self.images.real and self.context.has_scenes and self.pools:
+            few = torch.cat(self.rows)[:CEILING_IMAGES]
+            value = ceiling(self.context, self.pools[0], few)
+            rows[f"{NAME}/ceiling"] = Score(value, count=len(few))
         return rows
 
 
@@ -276,10 +303,16 @@ def _settings(context: EvaluationContext, part: str) -> Mapping[str, Any]:
     return {"candidates": CANDIDATES, "folds": FOLDS, "encoders": weights.get(part)}
 
 
+def _title(part: str) -> str:
+    if part == "ceiling":
+        return "- ceiling: a judge that knows what captions state, %"
+    return f"R-precision % ↑ ({part} encoders)" if part else "R-precision % ↑"
+
+
 SPEC = MetricSpec(
     name=NAME,
     start=RPrecisionMetric,
-    title=lambda part: f"R-precision % ↑ ({part} encoders)" if part else "R-precision % ↑",
+    title=_title,
     percent=True,
     missing=_missing,
     settings=_settings,

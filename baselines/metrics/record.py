@@ -4,12 +4,13 @@ The file is `{"schema": 2, "evaluations": [entry, ...]}`, the newest entry last.
 subject, protocol and environment share an entry: measuring further metrics adds rows to it,
 measuring one again replaces its values; anything else is appended. An entry is
 
-- `subject`: what was measured. `run` (directory) or `images` (folder), `model`, `weights`
+- `subject`: what was measured. `run` (directory), or `images` (folder) with their `captions` and
+  `fingerprint`; of a run `model`, `weights`
   (`file`, `hash`), `encoders` (hash of `text` and `image`), `vocabulary`, `legacy_mask`,
   `captions` (`count`, `max_words`, `truncated`, `dropped`).
 - `protocol`: what must agree before entries are compared. `data`, `fingerprint` (of images and
-  captions by content), `split`, `size` (pixels), `images` (captions drawn), `real_images`,
-  `samples` (images of each caption), `seed`.
+  captions by content; of a folder, of captions and reference), `split`, `size` (pixels), `images`
+  (captions drawn), `real_images`, `samples` (images of each caption), `seed`.
 - `environment`: `device`, `batch_size`, `arithmetic`, `versions`: they move the last digits.
 - `metrics`: row → set of images ("real", "untrained", "trained", ...) → score. A score has `value`
   and, where known, `error` (standard error of the value), `interval` (95 %, two numbers),
@@ -35,8 +36,8 @@ from pathlib import Path
 from typing import Any
 
 from baselines.errors import UserError
+from baselines.files import write_atomic
 from baselines.metrics.spec import Score
-from baselines.training.checkpoint import write_atomic
 
 SCHEMA = 2
 RESULT = "evaluation.json"

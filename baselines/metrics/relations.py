@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from baselines.data.scene_content import relation_of
-from baselines.metrics.spec import CornerBox
+from baselines.data.scene_content import CornerBox, relation_of
 
 Rule = Callable[[CornerBox, CornerBox], frozenset[str]]
 GENEVAL_SHRINK, GENEVAL_SHARE = 0.1, 0.5

@@ -56,6 +56,8 @@ def cell(score: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> str:
     '61.0 ± 2.2'
     >>> cell({"value": 0.000312}, {"percent": False})
     '0.000312'
+    >>> cell({"value": 0.003, "error": 0.0001}, {"percent": True})
+    '0.300 ± 0.010'
     """
     value = (score or {}).get("value")
     if score is None or value is None:
@@ -64,9 +66,9 @@ def cell(score: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> str:
     error = score.get("error")
     if error is None:
         return significant(scale * value)
-    # Two digits of the error; the value to the same place.
+    # Two digits of the error, the value to the same place; a tenth of a percent is enough.
     places = max(0, 1 - math.floor(math.log10(scale * error))) if error > 0 else DIGITS
-    places = min(places, 1) if facts["percent"] else places
+    places = min(places, 1) if facts["percent"] and scale * error >= 0.1 else places
     return f"{scale * value:.{places}f} ± {scale * error:.{places}f}"
 
 

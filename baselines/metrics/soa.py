@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,8 +17,12 @@ from baselines.data.restricted_pickle import load_pickle
 from baselines.data.source import DataError
 from baselines.metrics.detectors import Detection
 from baselines.metrics.resampling import share
-from baselines.metrics.spec import Score
+from baselines.metrics.spec import EvaluationContext, ImageSet, MetricSpec, Score
 
+if TYPE_CHECKING:
+    from baselines.metrics.images import ImageBatch
+
+NAME = "soa"
 CONFIDENCE = 0.5
 HALF = 40
 # Words that name a class, where they are others than the class itself.
@@ -136,3 +140,43 @@ def soa_scores(hits: Mapping[str, Sequence[bool]]) -> dict[str, Score]:
     }
     scores["soa_i"] = Score(value, error=error, interval=interval, count=int(images.sum()))
     return scores
+
+
+class SemanticObjectMetric:
+    """`soa/...` of the classes that the captions name, by the detector of the evaluation."""
+
+    def __init__(self, context: EvaluationContext, images: ImageSet) -> None:
+        assert context.detector is not None
+        self.context, self.detector = context, context.detector
+        self.hits: dict[str, list[bool]] = {}
+
+    def update(self, batch: ImageBatch) -> None:
+        """Take in a batch."""
+        pairs = self.context.pairs
+        for row, found in zip(batch.rows.tolist(), self.detector(batch.images), strict=True):
+            captions = self.context.source.captions(int(pairs.images[row]))
+            caption = captions[int(pairs.captions[row])]
+            for label in self.detector.labels:
+                if names_class(caption, label):
+                    self.hits.setdefault(label, []).append(hit(label, found))
+
+    def scores(self) -> Mapping[str, Score]:
+        """Give the rates, or none where no caption names a class."""
+        if not self.hits:
+            return {}
+        return {f"{NAME}/{name}": score for name, score in soa_scores(self.hits).items()}
+
+
+def _missing(context: EvaluationContext) -> str:
+    return "" if context.detector is not None else "it needs a detector: give --detector"
+
+
+SPEC = MetricSpec(
+    name=NAME,
+    start=SemanticObjectMetric,
+    title=lambda part: f"{part.upper().replace('_', '-')} % ↑",
+    percent=True,
+    missing=_missing,
+    settings=lambda context, part: context.detector.settings if context.detector else {},
+    note="SOA of real images is what the detector finds of what their captions name.",
+)

@@ -19,6 +19,7 @@ from baselines.data.scene_captions import SceneCaption
 from baselines.data.scene_content import CornerBox
 from baselines.data.scenes import Scenes
 from baselines.data.source import Source
+from baselines.data.vocabulary import Vocabulary
 from baselines.errors import UserError
 from baselines.metrics.extractors import Extractor
 from baselines.metrics.features import FeatureSet
@@ -26,9 +27,11 @@ from baselines.metrics.pairs import Pairs
 from baselines.networks.encoders import ImageEncoder
 
 if TYPE_CHECKING:
+    from baselines.metrics.detectors import Detector
     from baselines.metrics.images import ImageBatch
 
-LayoutMaker = Callable[[Tensor, Tensor, Tensor], Mapping[str, Tensor]]
+# From (images (B, 3, S, S), rows of their pairs (B,)) to layouts by stage.
+LayoutMaker = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 
 
 class MetricError(UserError):
@@ -65,14 +68,16 @@ class ImageSet:
     """A set of images under measurement.
 
     name: "real", "untrained", "trained", ...; pairs: how many pairs it shows, from the first on;
-    samples: images of each pair; real: whether they are the pairs' own images; features: of its
-    images, by extractor, gathered while they pass.
+    samples: images of each pair; real: whether they are real; paired: whether they belong to the
+    pairs, so that captions can be asked of them; features: of its images, by extractor, gathered
+    while they pass.
     """
 
     name: str
     pairs: int
     samples: int = 1
     real: bool = False
+    paired: bool = True
     features: dict[str, FeatureSet] = field(default_factory=dict)
 
 
@@ -96,7 +101,8 @@ class EvaluationContext:
 
     source: where captions come from; pairs: of the whole split; size: side of the images; seed: of
     candidates, shuffles and resampling; encoders: that judge captions; extractors: by name;
-    real_layouts: Θ* of (images, words, lengths) by stage, None where there is none; reference:
+    vocabulary: of the run; real_layouts: Θ* of given images under the words of given pairs; gamma:
+    from which difference on an element of a layout is hard; reference:
     features of the real images, by extractor, gathered before any other set is measured;
     protocol: what must agree between evaluations that are compared.
     """
@@ -107,12 +113,15 @@ class EvaluationContext:
     seed: int
     encoders: Sequence[CaptionEncoder] = ()
     extractors: Mapping[str, Extractor] = field(default_factory=dict)
+    vocabulary: Vocabulary | None = None
     real_layouts: LayoutMaker | None = None
+    gamma: float = 0.1
     reference: dict[str, FeatureSet] = field(default_factory=dict)
     reference_facts: Mapping[str, Any] = field(default_factory=dict)
     drawn: int = 0
     samples: int = 1
     cache: Path | None = None
+    detector: Detector | None = None
     _stated: dict[int, tuple[tuple[SceneCaption, ...], tuple[CornerBox, ...]]] = field(
         default_factory=dict
     )
@@ -163,6 +172,7 @@ class MetricSpec:
         uses_layouts: whether it reads `ImageBatch.layouts`.
         all_samples: whether it is shown every sample of a pair, not only the first.
         real: whether real images are measured too.
+        compares: whether it needs real images to compare with.
     """
 
     name: str
@@ -178,6 +188,7 @@ class MetricSpec:
     uses_layouts: bool = False
     all_samples: bool = False
     real: bool = True
+    compares: bool = False
 
 
 def partners(class_ids: Tensor, seed: int) -> Tensor:

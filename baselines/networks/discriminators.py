@@ -68,17 +68,24 @@ class UnconditionalHead(nn.Module):
 
 
 class ConditionalHead(nn.Module):
-    """Does the image show this sentence: (B, 8d, 4, 4), (B, E) -> logits (B,)."""
+    """Does the image show this sentence: (B, 8d, 4, 4), (B, E) -> logits (B,).
 
-    def __init__(self, dim: int, embedding_dim: int, norm: str) -> None:
+    `sentence_first`: the order of sentence and features where they are joined.
+    """
+
+    def __init__(
+        self, dim: int, embedding_dim: int, norm: str, *, sentence_first: bool = False
+    ) -> None:
         super().__init__()
+        self.sentence_first = sentence_first
         self.joint = _flat(dim + embedding_dim, dim, norm)
         self.logit = _logit(dim)
 
     def forward(self, features: Tensor, sentence: Tensor) -> Tensor:
         """The logit; its sigmoid is the probability of a real and matching image."""
         tiled = sentence[:, :, None, None].expand(-1, -1, LAST_GRID, LAST_GRID)
-        joined = torch.cat((features, tiled.to(features.dtype)), dim=1)
+        parts = (features, tiled.to(features.dtype))
+        joined = torch.cat(parts[::-1] if self.sentence_first else parts, dim=1)
         return self.logit(self.joint(joined)).flatten()
 
 
@@ -96,6 +103,7 @@ class Discriminator(nn.Module):
         norm: "batch" (AttnGAN) or "spectral" (DM-GAN: convolutions with bias, spectrally
             normalised, except the two that give the logits).
         unconditional: whether there is an unconditional head.
+        sentence_first: whether the sentence is put before the features, as StackGAN++ does.
     """
 
     def __init__(
@@ -106,6 +114,7 @@ class Discriminator(nn.Module):
         embedding_dim: int = 256,
         norm: str = "batch",
         unconditional: bool = True,
+        sentence_first: bool = False,
     ) -> None:
         super().__init__()
         if norm not in NORMS:
@@ -114,9 +123,12 @@ class Discriminator(nn.Module):
         self.feature_dim = feature_dim
         self.embedding_dim = embedding_dim
         self.norm = norm
+        self.sentence_first = sentence_first
         self.trunk = _trunk(image_size, feature_dim, norm)
         self.unconditional = UnconditionalHead(8 * feature_dim) if unconditional else None
-        self.conditional = ConditionalHead(8 * feature_dim, embedding_dim, norm)
+        self.conditional = ConditionalHead(
+            8 * feature_dim, embedding_dim, norm, sentence_first=sentence_first
+        )
         initialise(self)
         if norm == "spectral":
             normalise_spectrally(self.trunk)

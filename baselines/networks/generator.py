@@ -18,6 +18,12 @@ from baselines.networks.initialisation import initialise
 FIRST_GRID = 4
 
 
+def require_rows(name: str, value: Tensor, width: int, batch: int) -> None:
+    """Raise a ValueError unless `value` is (batch, width)."""
+    if value.shape != (batch, width):
+        raise ValueError(f"{name} must be ({batch}, {width}), got {tuple(value.shape)}")
+
+
 class ConditioningAugmentation(nn.Module):
     """Sentence vector -> mean and log variance of the condition (as AttnGAN's `CA_NET`)."""
 
@@ -30,6 +36,11 @@ class ConditioningAugmentation(nn.Module):
         """(B, E) -> mu (B, C), logvar (B, C)."""
         mu, logvar = self.gate(self.fc(sentence)).chunk(2, dim=1)
         return mu, logvar
+
+    @staticmethod
+    def sample(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
+        """The condition c, (B, C), that noise (B, C) picks out of N(mu, exp(logvar))."""
+        return mu + eps * torch.exp(0.5 * logvar)
 
 
 class InitialStage(nn.Module):
@@ -175,7 +186,7 @@ class StackedGenerator(nn.Module):
         Raises:
             ValueError: when `noise` or `eps` has another width than the generator.
         """
-        self._check("noise", noise, self.noise_dim, len(sentence))
+        require_rows("noise", noise, self.noise_dim, len(sentence))
         condition, mu, logvar = self.condition(sentence, eps)
         features = [self.initial(condition, noise)]
         text, layouts = Text(words, lengths, sentence, condition), []
@@ -189,7 +200,7 @@ class StackedGenerator(nn.Module):
         return GeneratorOutput(images, tuple(features), tuple(layouts), mu, logvar)
 
     def condition(self, sentence: Tensor, eps: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The condition mu + eps * sigma that all stages are given, mu and logvar, (B, C) each.
+        """The condition that all stages are given, its mean and its log variance, (B, C) each.
 
         Args:
             sentence: (B, E).
@@ -201,10 +212,5 @@ class StackedGenerator(nn.Module):
         mu, logvar = self.conditioning(sentence)
         if eps is None:
             eps = torch.randn_like(mu)
-        self._check("eps", eps, self.condition_dim, len(sentence))
-        return mu + eps * torch.exp(0.5 * logvar), mu, logvar
-
-    @staticmethod
-    def _check(name: str, value: Tensor, width: int, batch: int) -> None:
-        if value.shape != (batch, width):
-            raise ValueError(f"{name} must be ({batch}, {width}), got {tuple(value.shape)}")
+        require_rows("eps", eps, self.condition_dim, len(sentence))
+        return self.conditioning.sample(mu, logvar, eps), mu, logvar

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from PIL import Image
 
-from baselines.training.checkpoint import write_atomic
+from baselines.files import write_bytes
 
 DPI = 100
 LINE = 17
@@ -95,7 +96,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG, atomically."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
-    write_atomic(path, lambda file: file.write(buffer.getvalue()))
+    write_bytes(path, buffer.getvalue())
 
 
 def words_of(caption: CaptionText) -> list[Word]:
@@ -119,15 +120,35 @@ def text_width(text: str, size: float, mark: str) -> int:
         return math.ceil(renderer.get_text_width_height_descent(text, font, False)[0])
 
 
+def _cut(word: Word, width: int) -> str:
+    """Cut a word to its longest beginning that fits with an ellipsis, or to its first letter.
+
+    Beginnings of doubling length are measured, then halves: letters that are cut off anyway, be
+    they a million, are not.
+    """
+    text, end = word.text, 1
+    while end < len(text) and text_width(text[:end], TEXT, word.mark) <= width:
+        end *= 2
+    if end >= len(text) and text_width(text, TEXT, word.mark) <= width:
+        return text
+    if len(text) < 3:
+        return text[:1]
+
+    def too_wide(length: int) -> bool:
+        return text_width(text[:length].rstrip("…") + "…", TEXT, word.mark) > width
+
+    # The first beginning that is too wide; the one before it is the longest that is not.
+    first = bisect_left(range(1, min(end, len(text))), True, key=too_wide) + 1
+    return text[: first - 1].rstrip("…") + "…" if first > 1 else text[:1]
+
+
 def wrap(words: Sequence[Word], width: int) -> list[list[tuple[float, Word]]]:
     """Break `words` into lines of at most `width` pixels; a word wider than that is cut short."""
     space = text_width("n n", TEXT, "plain") - text_width("nn", TEXT, "plain")
     lines: list[list[tuple[float, Word]]] = [[]]
     offset = 0
     for word in words:
-        text = word.text
-        while text_width(text, TEXT, word.mark) > width and len(text) > 1:
-            text = text[:-2].rstrip("…") + "…" if len(text) > 2 else text[:1]
+        text = _cut(word, width)
         extent = text_width(text, TEXT, word.mark)
         if offset and offset + extent > width:
             lines.append([])

@@ -68,7 +68,7 @@ class Album:
             name = f"{self.slug(caption.text)}_{sample}"
             images = [stage[row] for stage in drawings.images]
             self.single(name, images)
-            if self.overlays:
+            if self.overlays and drawings.layouts:
                 rows = [
                     OverlayRow(f"{layout.shape[-1]} × {layout.shape[-1]}", images[-1], layout[row])
                     for layout in drawings.layouts

@@ -11,12 +11,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from baselines.data.loader import seeded_rng
 from baselines.data.vocabulary import Vocabulary
 from baselines.errors import UserError
-from baselines.networks.generator import GeneratorOutput
+from baselines.hosts import find_host
+from baselines.networks.contracts import GeneratorOutput
+from baselines.networks.noise import draw_noise
 from baselines.pictures.grids import to_picture
 from baselines.runs import GENERATOR, Run, load_run
-from baselines.sampling.drawing import Inputs, draw, seeded_noise
+from baselines.sampling.drawing import Inputs, draw
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +84,16 @@ class Pipeline:
     any batch size (up to the rounding of the arithmetic). It is drawn on the CPU, so the seed
     means the same on every device. A converted original with `legacy_mask` is drawn one image at
     a time, because its mis-tiled mask lets the images of a batch disturb each other.
+
+    truncation: of the noise, see `networks.noise.draw_noise`; 0 as in training.
     """
 
-    def __init__(self, run: Run, device: torch.device | str = "cpu") -> None:
-        self.run = run
+    def __init__(
+        self, run: Run, device: torch.device | str = "cpu", *, truncation: float = 0.0
+    ) -> None:
+        if truncation < 0:
+            raise UserError(f"truncation={truncation}: expected 0 (none) or a rate above it")
+        self.run, self.truncation = run, truncation
         self.device = torch.device(device)
 
     @property
@@ -96,6 +105,12 @@ class Pipeline:
     def image_sizes(self) -> tuple[int, ...]:
         """Side in pixels of the images of every stage."""
         return self.run.config.model.image_sizes
+
+    @property
+    def has_layouts(self) -> bool:
+        """Whether the model tells where it puts every word."""
+        model = self.run.config.model
+        return find_host(model.name).layouts and model.stages > 1
 
     def __call__(
         self,
@@ -225,10 +240,11 @@ class Pipeline:
         self, samples: Sequence[int], seed: int, mean_conditioning: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Noise (N, Z) and conditioning noise (N, C) of the numbered samples of a seed."""
-        widths = (self.run.config.model.noise_dim, self.run.config.model.condition_dim)
-        drawn = []
+        model, drawn = self.run.config.model, []
         for sample in samples:
-            drawn.append(seeded_noise(*widths, seed, sample))
+            rng = seeded_rng(seed, sample)
+            noise = draw_noise(model.noise_dim, rng, self.truncation)
+            drawn.append([noise, draw_noise(model.condition_dim, rng)])
         noise, eps = (torch.stack(values) for values in zip(*drawn, strict=True))
         return noise, torch.zeros_like(eps) if mean_conditioning else eps
 
@@ -258,20 +274,24 @@ class Pipeline:
         )
 
 
-def load(run_dir: Path | str, *, device: str = "auto", weights: str = GENERATOR) -> Pipeline:
+def load(
+    run_dir: Path | str, *, device: str = "auto", weights: str = GENERATOR, truncation: float = 0.0
+) -> Pipeline:
     """Open a run directory for drawing.
 
     Args:
         run_dir: what `--run-dir` named in training, or a folder of converted originals.
         device: "cpu", "cuda", "cuda:1", ...; "auto" takes the GPU where there is one.
         weights: the file of the run to use; `baselines.runs.INITIAL` is the untrained network.
+        truncation: of the noise, see `networks.noise.draw_noise`.
 
     Raises:
         CheckpointError: the directory is no run, or a file of it is missing or damaged.
         ValueError: no such device.
     """
     place = usable_device(device)
-    return Pipeline(load_run(run_dir, device=place, weights=weights), place)
+    run = load_run(run_dir, device=place, weights=weights)
+    return Pipeline(run, place, truncation=truncation)
 
 
 def usable_device(name: str) -> torch.device:

@@ -1,11 +1,14 @@
-"""Files of a run: written whole or not at all, read without executing anything."""
+"""Training states and weights: saved with a checksum, read without executing anything."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,66 +16,96 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from baselines import files
 from baselines.errors import UserError
 
-CHECKPOINT = re.compile(r"checkpoint-(\d{9})\.pt")
+logger = logging.getLogger(__name__)
+CHECKPOINT = re.compile(r"checkpoint-(\d{9,})\.pt")
 
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be read or does not belong to this run."""
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to the disk, then rename it.
+def save_torch(state: Mapping[str, Any], path: Path, **facts: Any) -> None:
+    """Save tensors and plain values for `load_torch`, with a checksum.
 
-    A reader, or a run killed at any moment, sees the old file or the new one, never a part.
+    `facts` (plain values) can be read back by `read_facts` without loading the state.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    start = json.dumps(facts).removesuffix("}") + (", " if facts else "")
+    comment = start.encode() + files.ZIP.blank
+
+    def write(file: IO[bytes]) -> None:
+        torch.save(dict(state), file)
+        # A zip archive ends with the length of its comment and the comment.
+        file.seek(-2, os.SEEK_END)
+        file.write(len(comment).to_bytes(2, "little") + comment)
+
+    files.write_atomic(path, write, seal=files.ZIP)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What `save_torch` noted beside a state; {} where nothing is noted or it is unreadable."""
+    with open(path, "rb") as file:
+        comment = files.zip_comment(file)
     try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        facts = json.loads(comment or b"")
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
-def save_torch(state: Mapping[str, Any], path: Path) -> None:
-    """Save tensors and plain values for `load_torch`."""
-    write_atomic(path, lambda file: torch.save(dict(state), file))
-
-
-def load_torch(path: Path) -> dict[str, Any]:
+def load_torch(path: Path, *, ours: bool = True) -> dict[str, Any]:
     """Load what `save_torch` wrote, onto the CPU, with `weights_only=True`.
+
+    Args:
+        path: the file.
+        ours: whether a missing checksum is worth a line in the log.
 
     Raises:
         CheckpointError: the file is missing or damaged, or holds anything but tensors and values.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+    require_intact(path, ours=ours)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # Torch's own message advises to switch the protection off: only the name is repeated.
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"{named[1]}, which is" if named else "something that is"
+        raise CheckpointError(
+            f"{path}: refused: it holds {what} neither a tensor nor a plain value and could run "
+            "code; save a plain state_dict with the program it is from"
+        ) from None
     except Exception as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error})") from error
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint: damaged, or not written by torch.save "
+            f"({type(error).__name__}); restore it from a copy"
+        ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a dictionary")
     return state
 
 
 def save_weights(module: nn.Module, path: Path, **description: Any) -> None:
-    """Save a network's state as safetensors, with `description` as JSON in the header."""
+    """Save a network's state as safetensors with a checksum, and `description` in the header."""
     state = module.state_dict()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    data = safetensors.torch.save(tensors)
+    length = int.from_bytes(data[:8], "little")
     metadata = {name: json.dumps(value) for name, value in description.items()}
-    data = safetensors.torch.save(tensors, metadata=metadata)
-    write_atomic(path, lambda file: file.write(data))
+    # The seal has a fixed place only if the metadata come first.
+    header = files.SAFETENSORS.blank.decode()
+    header += "".join(f",{json.dumps(k)}:{json.dumps(v)}" for k, v in metadata.items()) + "},"
+    entries = json.loads(data[8 : 8 + length])
+    header += json.dumps(entries, separators=(",", ":")).removeprefix("{")
+    encoded = header.encode()
+    encoded += b" " * (-len(encoded) % 8)
+
+    def write(file: IO[bytes]) -> None:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        file.write(memoryview(data)[8 + length :])
+
+    files.write_atomic(path, write, seal=files.SAFETENSORS)
 
 
 def load_weights(module: nn.Module, path: Path) -> nn.Module:
@@ -81,12 +114,13 @@ def load_weights(module: nn.Module, path: Path) -> nn.Module:
     Raises:
         CheckpointError: the file is missing or damaged, or its keys or shapes are not the module's.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+    require_intact(path)
     try:
         state = safetensors.torch.load_file(path)
     except Exception as error:
-        raise CheckpointError(f"{path}: cannot be read as safetensors ({error})") from error
+        raise CheckpointError(
+            f"{path}: cannot be read as safetensors ({error}); restore it from a copy"
+        ) from error
     try:
         module.load_state_dict(state, assign=True)
     except RuntimeError as error:
@@ -94,21 +128,57 @@ def load_weights(module: nn.Module, path: Path) -> nn.Module:
     return module
 
 
+def require_intact(path: Path, *, ours: bool = True) -> None:
+    """Refuse a file that is missing or does not match its checksum.
+
+    A file of ours without a checksum is from an earlier version: said once for each folder.
+
+    Raises:
+        CheckpointError: naming the file.
+    """
+    try:
+        files.require_file(path)
+        sealed = files.is_sealed(path)
+    except UserError as error:
+        raise CheckpointError(str(error)) from error
+    if ours and not sealed:
+        note_unsealed(path.parent)
+
+
+@cache
+def note_unsealed(directory: Path) -> None:
+    """Say once that the files of a folder carry no checksums."""
+    logger.warning(
+        "%s: written without checksums by an earlier version, so damage would go unnoticed; "
+        "what is saved from now on carries them",
+        directory,
+    )
+
+
 def checkpoint_path(run_dir: Path, images: int) -> Path:
     """Where the training state after `images` images lies."""
-    return run_dir / f"checkpoint-{images:09d}.pt"
+    return run_dir / f"checkpoint-{images:010d}.pt"
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """All complete checkpoints of a run, oldest first."""
+    """All complete checkpoints of a run, the least trained first, as their contents say."""
     found = [path for path in run_dir.glob("checkpoint-*.pt") if CHECKPOINT.fullmatch(path.name)]
-    return sorted(found)
+    return sorted(found, key=lambda path: (images_of(path), path.name))
+
+
+def images_of(path: Path) -> int:
+    """How many images a checkpoint has seen: what is noted in it, else what its name says."""
+    noted = read_facts(path).get("images")
+    if isinstance(noted, int):
+        return noted
+    named = CHECKPOINT.fullmatch(path.name)
+    return int(named[1]) if named else -1
 
 
 def save_checkpoint(run_dir: Path, images: int, state: Mapping[str, Any], keep: int) -> Path:
     """Write the training state, then remove all but the newest `keep` checkpoints."""
     path = checkpoint_path(run_dir, images)
-    save_torch(state, path)
+    save_torch(state, path, images=images)
     for old in checkpoints(run_dir)[:-keep]:
         old.unlink()
     return path

@@ -46,6 +46,7 @@ class Step:
     inputs: GeneratorInputs
     captions: Captions
     mismatched: Tensor | str  # sentences that do not describe the images, or "shift"
+    wrong: tuple[Tensor, ...] = ()  # images that the captions do not describe, as `real`
     _image_features: ImageFeatures | None = None
 
     def image_features(self, encoder: ImageEncoder) -> ImageFeatures:
@@ -109,12 +110,16 @@ class GANObjective(ABC):
         self.text_encoder = text_encoder.to(world.device).eval().requires_grad_(False)
         self.image_encoder = image_encoder.to(world.device).eval().requires_grad_(False)
         self.average = AveragedNetwork(self.net, config.optim.ema)
+        self.bank: CaptionBank | None = None
         self.extra_terms = tuple(extra_terms)
         self.networks: dict[str, nn.Module] = {
             "generator": self.net,
             "discriminators": self.discriminators,
             "average": self.average.network,
         }
+        if config.loss.bank:
+            bank = CaptionBank(config.loss.bank, config.encoder.embedding_dim)
+            self.bank = self.networks["bank"] = bank.to(world.device)
         self.rng = torch.Generator(world.device)
         optimizer = self.adam(self.net, config.optim.g_lr)
         for extra in self.extra_terms:
@@ -156,19 +161,24 @@ class GANObjective(ABC):
         inputs = GeneratorInputs(
             self.noise(len(batch), self.config.model.noise_dim),
             Text(text.words, batch.lengths, text.sentence),
-            self.noise(len(batch), self.config.model.condition_dim),
+            self.noise(len(batch), width) if (width := self.net.condition_dim) else None,
         )
         with self.autocast():
             fake = self.net(inputs.noise, text.sentence, text.words, batch.lengths, eps=inputs.eps)
         return Step(
             number=number,
             batch=batch,
-            real=pyramid(batch.images, self.config.model.image_sizes),
+            real=self.pyramid(batch.images),
             fake=fake,
             inputs=inputs,
             captions=Captions(text.sentence, text.words, batch.lengths, batch.class_ids),
             mismatched=mismatched,
+            wrong=() if batch.wrong_images is None else self.pyramid(batch.wrong_images),
         )
+
+    def pyramid(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, 3, S, S) in every size of the generator, smallest first."""
+        return pyramid(images, self.config.model.image_sizes)
 
     def _set_rates(self, number: int) -> None:
         """Let all learning rates fall to 2 % over the last `optim.decay` of the run, linearly."""
@@ -200,6 +210,15 @@ class GANObjective(ABC):
         rows = order[self.world.rank * len(sentence) :][: len(sentence)]
         return everyone[rows]
 
+    def damsm_terms(self, step: Step) -> list[Term]:
+        """How well the last image and its caption pick each other out; none at weight 0."""
+        loss = self.config.loss
+        if not loss.damsm:
+            return []
+        seen = step.image_features(self.image_encoder)
+        matching = damsm_losses(seen, step.captions, loss, self.world, self.bank)
+        return [Term(name, value, loss.damsm) for name, value in matching.items()]
+
     def generator_loss(self, step: Step) -> PhaseLoss:
         """E15: the host's terms, then the extra ones."""
         with self.autocast():
@@ -216,7 +235,7 @@ class GANObjective(ABC):
 
     def real_layouts(self, images: Tensor, text: Text) -> tuple[Tensor, ...]:
         """Θ* of real images (B, 3, S, S) of the largest size; empty without layout refinement."""
-        reduced = pyramid(images, self.config.model.image_sizes)
+        reduced = self.pyramid(images)
         return tuple(
             layout for extra in self.extra_terms for layout in extra.real_layouts(reduced, text)
         )
@@ -228,32 +247,6 @@ class GANObjective(ABC):
 
 class StackedGANObjective(GANObjective):
     """A multi-stage GAN against one discriminator per stage, with DAMSM: AttnGAN's family."""
-
-    def __init__(
-        self,
-        config: Config,
-        generator: nn.Module,
-        discriminators: nn.ModuleList,
-        text_encoder: TextEncoder,
-        image_encoder: ImageEncoder,
-        world: World,
-        *,
-        extra_terms: Sequence[ExtraTerms] = (),
-    ) -> None:
-        super().__init__(
-            config,
-            generator,
-            discriminators,
-            text_encoder,
-            image_encoder,
-            world,
-            extra_terms=extra_terms,
-        )
-        self.bank: CaptionBank | None = None
-        if config.loss.bank:
-            bank = CaptionBank(config.loss.bank, config.encoder.embedding_dim)
-            self.bank = bank.to(world.device)
-            self.networks["bank"] = self.bank
 
     def discriminator_phases(self) -> list[Phase]:
         """One per image size."""
@@ -277,14 +270,7 @@ class StackedGANObjective(GANObjective):
                 step.captions.sentence,
                 wrong=step.mismatched,
             )
-        size = self.config.model.image_sizes[stage]
-        return PhaseLoss(
-            terms.pop("total"),
-            [
-                Term(name, value, None, f"D{size} logits" if name.startswith("logit_") else "")
-                for name, value in terms.items()
-            ],
-        )
+        return judged(terms, f"D{self.config.model.image_sizes[stage]}")
 
     def _discriminator(self, stage: int) -> Discriminator:
         network = self.discriminators[stage]
@@ -304,8 +290,16 @@ class StackedGANObjective(GANObjective):
             )
             for stage, size in enumerate(self.config.model.image_sizes)
         ]
-        if loss.damsm:
-            seen = step.image_features(self.image_encoder)
-            matching = damsm_losses(seen, step.captions, loss, self.world, self.bank)
-            terms += [Term(name, value, loss.damsm) for name, value in matching.items()]
-        return [*terms, Term("kl", losses.kl_loss(step.fake.mu, step.fake.logvar), loss.kl)]
+        kl = Term("kl", losses.kl_loss(step.fake.mu, step.fake.logvar), loss.kl)
+        return [*terms, *self.damsm_terms(step), kl]
+
+
+def judged(terms: dict[str, Tensor], phase: str) -> PhaseLoss:
+    """A discriminator's "total" with its parts for the log, logits on a panel of their own."""
+    return PhaseLoss(
+        terms.pop("total"),
+        [
+            Term(name, value, None, f"{phase} logits" if name.startswith("logit_") else "")
+            for name, value in terms.items()
+        ],
+    )

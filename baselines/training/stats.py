@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from baselines import files
 from baselines.errors import UserError
-from baselines.training.checkpoint import write_atomic
 
 PANELS = "panels.json"
 
@@ -87,7 +87,7 @@ class StatsWriter:
         self.path = run_dir / "stats.jsonl"
         kept = [line for line in read_stats(self.path) if line["step"] <= resume_step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_atomic(self.path, lambda file: file.write(text.encode()))
+        files.write_text(self.path, text)
         self._board = _tensorboard(run_dir, resume_step) if tensorboard else None
         self._panels: dict[str, str] = {}
 
@@ -104,8 +104,7 @@ class StatsWriter:
         """Keep beside the log which values are drawn together, by name, where that has changed."""
         if panels != self._panels:
             self._panels = dict(panels)
-            text = json.dumps(self._panels, indent=1) + "\n"
-            write_atomic(self.path.with_name(PANELS), lambda file: file.write(text.encode()))
+            files.write_json(self.path.with_name(PANELS), self._panels)
 
     def close(self) -> None:
         """Flush TensorBoard's file."""
@@ -124,7 +123,7 @@ def read_stats(path: Path) -> list[dict[str, Any]]:
 def read_panels(run_dir: Path) -> dict[str, str]:
     """Which values of the log are drawn together, by name; empty for runs of old."""
     path = run_dir / PANELS
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return files.read_json(path) if path.exists() else {}
 
 
 def _tensorboard(run_dir: Path, purge_step: int) -> Any:

@@ -7,6 +7,7 @@ from baselines import damsm, train
 from baselines.config import Config, ConfigError, override
 from baselines.estimate import GIB, memory, parameters, require_memory, steps, summary
 from baselines.hosts import HOSTS, build_discriminators, build_generator
+from baselines.networks.generator import StackedGenerator
 from tests.baselines.commands import train_command
 
 ALL_PRESETS = [(host, name) for host in HOSTS for name in HOSTS[host].presets]
@@ -17,6 +18,8 @@ def test_parameters_are_those_of_the_networks(host, name):
     config = HOSTS[host].presets[name]
     with torch.device("meta"):
         generator, discriminators = build_generator(config), build_discriminators(config)
+    if not isinstance(generator, StackedGenerator):
+        pytest.skip(f"{host} has networks of its own, which are not counted")
     built = {"generator": generator}
     built |= {f"D{network.image_size}": network for network in discriminators}
     counted = {
@@ -89,7 +92,9 @@ def test_a_dry_run_tells_what_training_takes_beside_the_configuration(tmp_path, 
     out, err = capsys.readouterr()
     assert json.loads(out)["model"]["name"] == "attngan"
     parameters_, steps_, memory_ = err.splitlines()
-    assert parameters_.startswith("parameters, about: generator 7.08 M, D64 6.31 M, ")
+    assert parameters_.startswith(
+        "parameters (of the stacked networks in these sizes), about: generator 7.08 M, D64 6.31 M, "
+    )
     assert steps_ == "steps: 265,650 on one process"
     assert memory_.startswith("memory, about: ")
     # Absurd values are shown, not computed with for ever.

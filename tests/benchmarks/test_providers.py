@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from alr_layers.kernels import reference
 from baselines.losses import words_loss
 from benchmarks import upstream
-from benchmarks.cases import Shape, cases
-from benchmarks.run import _calls
+from benchmarks.cases import PROVIDERS, Shape
+from benchmarks.paths import cases
+from benchmarks.records import Call, Job
 
 SHAPE = Shape("small", 2, 8, 5, 6)
 CASES = {case.name: case for case in cases()}
@@ -20,7 +22,7 @@ def test_the_transcription_is_the_loss_path():
     wanted = [arguments[0], *arguments[4].parameters(), *arguments[5].parameters()]
     results = []
     for name in ("transcription", "eager"):
-        outputs = case.providers[name](*arguments)
+        outputs = case.functions[name](*arguments)
         grads = torch.autograd.grad(outputs, wanted, [torch.ones_like(x) for x in outputs])
         results.append((*outputs, *grads))
     for x, y in zip(*results, strict=True):
@@ -38,11 +40,40 @@ def test_the_loop_over_captions_is_the_words_loss():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_mode_of_the_reference_runs(name):
-    provider = "eager"
-    for call, prepare in _calls(CASES[name], provider, SHAPE, torch.float32, CPU).values():
-        prepare()
-        call()
+def test_every_mode_of_every_plain_provider_runs(name):
+    plain = [n for n in CASES[name].providers if PROVIDERS[n].options is None]
+    for provider in set(plain) - {"copy", "fused"}:
+        call = Call(Job(CASES[name], provider, "both", SHAPE, torch.float32), CPU)
+        call.prepare("backward")
+        for action in (call.backward, call.forward, call.both):
+            action()
+
+
+def test_the_path_without_phi_is_the_path_given_the_weights():
+    """With α and β from φ, the same loss as the modules give."""
+    torch.manual_seed(0)
+    h, real, words, lengths, module, alr, lvr = CASES["loss_path"].inputs(SHAPE, torch.float32, CPU)
+    with torch.no_grad():
+        projected = module.word_projection(words)
+        layout, real_layout = (module.layout(x, words, lengths) for x in (h, real))
+        easy, hard = reference.gated_residual(layout, real_layout, real, alr.gamma)
+        alpha, beta = alr.phi_easy(easy), alr.phi_hard(hard)
+        without = CASES["loss_path_without_phi"].functions["eager"]
+        loss, context, *gated = without(h, projected, alpha, beta, real, lengths)
+        size = SHAPE.dim * SHAPE.regions
+        found = {**alr.terms(layout, real_layout, real), **lvr.terms(h, real, layout, real_layout)}
+    torch.testing.assert_close(loss, sum(found.values()) * size)
+    torch.testing.assert_close(context, module(h, words, lengths).context)
+    torch.testing.assert_close(gated, [easy, hard])
+
+
+def test_variants_of_phi_agree():
+    case = CASES["phi"]
+    arguments = case.inputs(SHAPE, torch.float32, CPU)
+    plain = case.functions["eager"](*arguments)
+    for name, tolerance in {"channels_last": 1e-6, "autocast": 0.02}.items():
+        for x, y in zip(plain, case.functions[name](*arguments), strict=True):
+            torch.testing.assert_close(x, y.float(), rtol=0, atol=tolerance)
 
 
 def test_floor_of_the_layout_by_hand():

@@ -1,10 +1,14 @@
 import json
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
 
-from benchmarks import run, tables
+from benchmarks import gate, records, run, tables
+from benchmarks.cases import PROVIDERS, Provider, Shape
+from benchmarks.paths import cases
+from benchmarks.records import MODES, Job, run_jobs
 from benchmarks.timing import measure
 
 
@@ -60,11 +64,116 @@ def test_comparison_names_the_ratio():
     assert text.endswith("2.00 x as fast as before")
 
 
-def test_a_red_gate_stops_everything(monkeypatch):
-    failed = subprocess.CompletedProcess([], 1, "1 failed", "")
-    monkeypatch.setattr(run.subprocess, "run", lambda *a, **k: failed)
-    with pytest.raises(SystemExit, match="red"):
-        run.gate(torch.device("cpu"))
+FOREVER = float("inf")
+MORE = {"threads": 1, "commit": None, "copy_gb_per_s": 1.0}
+FACTS = {"sources": "abc", "device": "x", "torch": "2", "triton": None, "date": "today"}
+
+
+def pytest_says(monkeypatch, code, text):
+    calls = []
+
+    def runs(command, **options):
+        calls.append(command)
+        return subprocess.CompletedProcess(command, code, text, "")
+
+    monkeypatch.setattr(gate.subprocess, "run", runs)
+    return calls
+
+
+def test_a_red_gate_stops_everything(monkeypatch, tmp_path):
+    pytest_says(monkeypatch, 1, "1 failed")
+    with pytest.raises(SystemExit, match="1 failed"):
+        gate.pass_gate(torch.device("cpu"), FACTS, tmp_path / "stamps")
+    assert not (tmp_path / "stamps").exists()
+
+
+def test_a_green_gate_is_not_run_again_for_the_same_sources(monkeypatch, tmp_path):
+    calls = pytest_says(monkeypatch, 0, "..\n2 passed")
+    stamps = tmp_path / "new" / "stamps"
+    for facts in (FACTS, FACTS, FACTS | {"sources": "changed"}):
+        assert gate.pass_gate(torch.device("cpu"), facts, stamps).startswith("2 passed")
+    assert len(calls) == 2
+
+
+def test_the_digest_follows_the_sources_without_git(monkeypatch, tmp_path):
+    monkeypatch.setattr(gate, "ROOT", tmp_path)
+    (tmp_path / "alr_layers").mkdir()
+    file = tmp_path / "alr_layers" / "a.py"
+    file.write_text("x = 1")
+    before = gate.sources_digest()
+    assert gate.sources_digest() == before
+    file.write_text("x = 2")
+    assert gate.sources_digest() != before
+    monkeypatch.setenv("PATH", "")
+    assert gate.git("rev-parse", "HEAD") is None
+
+
+def small(name):
+    (case,) = (case for case in cases() if case.name == name)
+    return replace(case, functions={"eager": case.functions["eager"]}, moved=None)
+
+
+def test_the_most_informative_comes_first():
+    device = torch.device("cuda")
+    jobs = list(run.jobs_of(cases(), device, shapes=run.shapes_of(device, quick=False)))
+    first = jobs[0]
+    assert (first.mode, first.shape.size, first.dtype) == ("both", 128, torch.float32)
+    order = [job.mode for job in jobs]
+    assert order == sorted(order, key=MODES.index)
+    assert len(jobs) == len({(tuple(job.facts().values())) for job in jobs})
+
+
+def test_a_command_that_is_cut_off_goes_on(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(run, "cases", lambda: (small("gated_residual"),))
+    monkeypatch.setattr(run, "conditions", lambda device: MORE | FACTS)
+    monkeypatch.setattr(run, "pass_gate", lambda *a: "2 passed")
+    monkeypatch.setattr(run, "shapes_of", lambda *a, **k: [Shape("cub", 2, 8, 5, 64)])
+    out = tmp_path / "there" / "CPU__torch2.jsonl"
+    command = ["--device", "cpu", "--quick", "--out", str(out)]
+    run.main([*command, "--deadline", "0"])
+    assert " left at the deadline: go on with --resume" in capsys.readouterr().out
+    run.main([*command, "--provider", "eager", "--mode", "both"])
+    run.main([*command, "--provider", "eager", "--resume"])
+    modes = [json.loads(line)["mode"] for line in out.read_text().splitlines()]
+    assert modes == ["both", "forward"]
+
+
+def test_a_measurement_that_fails_is_recorded_and_the_next_goes_on():
+    def broken(*arguments):
+        raise RuntimeError("out of memory\nmore")
+
+    good = small("gated_residual")
+    bad = replace(good, functions={"eager": broken})
+    shape = Shape("cub", 1, 4, 3, 4)
+    jobs = [Job(case, "eager", "both", shape, torch.float32) for case in (bad, good)]
+    device = torch.device("cpu")
+    first, second = run_jobs(jobs, device, {"device": "x"}, budget=0.01, until=FOREVER)
+    assert first["error"] == "RuntimeError: out of memory"
+    assert second["p50_ms"] > 0
+    assert "error" in tables.table([first, second | {"provider": "compiled"}])
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The provider "compiled" traces and guards as ever, and runs what it traced as it is."""
+    monkeypatch.setitem(PROVIDERS, "compiled", Provider("eager", {"backend": "eager"}))
+
+
+def test_a_compiled_function_that_compiles_again_is_an_error(traced):
+    """Sixteen shapes through one compiled function would run eagerly after the eighth."""
+    case = replace(small("gated_residual"), functions={"eager": lambda x: (x * len(x),)})
+    compiled = case.called("compiled")
+    compiled(torch.zeros(2))
+    with records._no_recompilation("compiled"), pytest.raises(RuntimeError, match="recompile"):
+        compiled(torch.zeros(3))
+
+
+def test_every_configuration_is_compiled_afresh(traced):
+    case = small("gated_residual")
+    shapes = [Shape("cub", 1, 4, 3, size) for size in range(2, 14)]
+    jobs = [Job(case, "compiled", "both", shape, torch.float32) for shape in shapes]
+    found = list(run_jobs(jobs, torch.device("cpu"), {}, budget=0.001, until=FOREVER))
+    assert [entry.get("error") for entry in found] == [None] * 12
 
 
 def test_results_are_kept_apart_by_device_and_version():

@@ -38,13 +38,30 @@ def test_one_stride_walks_the_regions(arrangement, flat):
         assert torch.equal(walked, x.flatten(2))
 
 
-def test_precision_follows_storage(monkeypatch):
+def test_arithmetic_follows_storage_and_the_gpu(monkeypatch):
     half, single = torch.zeros(1, dtype=torch.float16), torch.zeros(1)
     monkeypatch.setattr(tiles, "compute_capability", lambda tensor: (9, 0))
-    assert tiles.dot_precision(half, half) == tiles.HALF_DOT
-    assert tiles.dot_precision(half, single) == tiles.FLOAT32_DOT == "ieee"
+    assert tiles.arithmetic(half, half) == tiles.NATIVE
+    assert tiles.arithmetic(half, single) == tiles.arithmetic(single, single) == tiles.ON_CORES
+    assert tiles.arithmetic(half, half.bfloat16()) == tiles.ON_CORES
     monkeypatch.setattr(tiles, "compute_capability", lambda tensor: (7, 5))
-    assert tiles.dot_precision(half, half) == "ieee"
+    assert tiles.arithmetic(half, half) == tiles.arithmetic(single, single) == tiles.IEEE
+
+
+@given(
+    st.integers(1, 256),
+    st.integers(1, 128),
+    st.sampled_from([tiles.NATIVE, tiles.ON_CORES, tiles.IEEE]),
+)
+def test_every_size_has_a_tile(dim, words, arithmetic):
+    found = [tiles.layout_tile(dim, words, arithmetic, forward=way) for way in (True, False)]
+    found += [tiles.gram_tile(dim, arithmetic), tiles.difference_tile(dim, words, arithmetic)]
+    for tile in found:
+        assert tile.precision in (tiles.NATIVE, "bf16x6", tiles.IEEE)
+        assert (tile.precision == tiles.NATIVE) == (arithmetic == tiles.NATIVE)
+        assert arithmetic != tiles.IEEE or tile.precision == tiles.IEEE
+        assert tile.block_d in (16, 32, 64)
+        assert tile.block_n in (16, 32, 64)
 
 
 def reasons(features, words, monkeypatch):

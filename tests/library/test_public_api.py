@@ -32,6 +32,14 @@ CALLABLES = {
     " decode_args=(), real=None)",
     "LayoutRefinement.total": "(terms)",
     "LayoutRefinement.real_branch": "(self, real_images, words, lengths)",
+    "attach": "(generator, *, optimizer=None, balance=None, decode='stage', stages=None,"
+    " heads=None, feature_dims=None, downsample=None, own_layout=None, word_dim=None,"
+    " use_lvr=True, alr=<class 'alr_layers.alr.ALRLoss'>)",
+    "AttachedRefinement": "(generator, hosts, refinements, balance)",
+    "AttachedRefinement.forward": "(self, host_loss, real_images, *, step, words=None,"
+    " lengths=None)",
+    "AttachedRefinement.terms": "(self, real_images, *, words=None, lengths=None)",
+    "AttachedRefinement.remove": "(self)",
     "TermBalance": "(*, start=0, ramp=0, every=16, weights=None, **shares)",
     "TermBalance.forward": "(self, host_loss, terms, *, at, step, anchors=None)",
     "TermBalance.weighted": "(self, host_loss, terms, *, at, step, anchors=None)",

@@ -13,4 +13,5 @@ HOST = replace(
     # A converted original is an AttnGAN.
     read_original=None,
     original_names=None,
+    describe=None,
 )

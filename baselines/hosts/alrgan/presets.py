@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from baselines.config import Config, RefineConfig, TermConfig
 from baselines.hosts.attngan.presets import PRESETS as ATTNGAN
+from baselines.hosts.attngan.presets import SPECTRAL
 
 AS_PRINTED = RefineConfig(terms="alr,lvr")
 
@@ -41,6 +42,7 @@ REFINED = {
     "demo": GUIDED,
     "demo2": GUIDED,
 }
+REFINED |= {f"{name}-sn": REFINED[name] for name in SPECTRAL}
 
 PRESETS: dict[str, Config] = {
     name: replace(ATTNGAN[name], model=replace(ATTNGAN[name].model, name="alrgan"), refine=refine)

@@ -12,4 +12,5 @@ HOST = Host(
     stages=deferred("baselines.hosts.stacked:stacked_stages"),
     read_original=deferred("baselines.hosts.dmgan.original:read_original"),
     original_names=deferred("baselines.hosts.dmgan.original:original_names"),
+    describe=deferred("baselines.hosts.dmgan.original:describe"),
 )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeGuard
+
 from torch import nn
 
 from baselines.hosts.dmgan.fusion import DynamicMemory
+from baselines.hosts.dmgan.presets import CUB_MODEL
 from baselines.hosts.stacked_original import (
     MEMORY_KEY,
     SPECTRAL_KEY,
     State,
+    discriminator_description,
     discriminator_like,
     discriminator_names,
+    generator_description,
     generator_like,
     generator_names,
     is_discriminator,
@@ -41,10 +46,27 @@ def read_original(state: State) -> nn.Module | None:
 
 def original_names(module: nn.Module) -> dict[str, str] | None:
     """The original's name of every entry of the state_dict; None if it has no such network."""
-    if isinstance(module, StackedGenerator):
-        fusions = [stage.fusion for stage in module.stages]
-        if any(isinstance(fusion, DynamicMemory) for fusion in fusions):
-            return generator_names(module, NAMES)
-    if isinstance(module, Discriminator) and module.norm == "spectral":
-        return discriminator_names(module)
-    return None
+    if _is_generator(module):
+        return generator_names(module, NAMES)
+    return discriminator_names(module) if _is_discriminator(module) else None
+
+
+def describe(module: nn.Module) -> dict[str, Any] | None:
+    """Kind and sizes, see `Host.describe`."""
+    if _is_generator(module):
+        return generator_description(module, CUB_MODEL)
+    return discriminator_description(module) if _is_discriminator(module) else None
+
+
+def _is_generator(module: nn.Module) -> TypeGuard[StackedGenerator]:
+    return isinstance(module, StackedGenerator) and any(
+        isinstance(stage.fusion, DynamicMemory) for stage in module.stages
+    )
+
+
+def _is_discriminator(module: nn.Module) -> TypeGuard[Discriminator]:
+    return (
+        isinstance(module, Discriminator)
+        and module.norm == "spectral"
+        and not module.sentence_first
+    )

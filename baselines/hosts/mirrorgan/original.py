@@ -6,15 +6,18 @@ Its discriminators and text encoder are AttnGAN's, key for key.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any, TypeGuard
 
 from torch import nn
 
 from baselines.hosts.mirrorgan.captioner import CaptionDecoder, CaptionImageEncoder
 from baselines.hosts.mirrorgan.fusion import GlobalLocalAttention
+from baselines.hosts.mirrorgan.presets import CUB_MODEL
 from baselines.hosts.stacked_original import (
     GATE_KEY,
     State,
     condition_dim_of,
+    generator_description,
     generator_like,
     generator_names,
     is_generator,
@@ -61,9 +64,8 @@ def original_names(module: nn.Module) -> dict[str, str] | None:
     Raises:
         ConversionError: a captioner that sees with something else than a ResNet.
     """
-    if isinstance(module, StackedGenerator):
-        gated = (isinstance(stage.fusion, GlobalLocalAttention) for stage in module.stages)
-        return generator_names(module, FUSION) if any(gated) else None
+    if _is_generator(module):
+        return generator_names(module, FUSION)
     if isinstance(module, CaptionImageEncoder):
         if module.trunk_name.partition(".")[0] not in {f"resnet{d}" for d in DEPTHS.values()}:
             raise ConversionError(
@@ -75,8 +77,10 @@ def original_names(module: nn.Module) -> dict[str, str] | None:
     return None
 
 
-def describe(module: nn.Module) -> dict[str, object] | None:
-    """What a half of the captioner is, in plain values; None for other networks."""
+def describe(module: nn.Module) -> dict[str, Any] | None:
+    """Kind and sizes, see `Host.describe`."""
+    if _is_generator(module):
+        return generator_description(module, CUB_MODEL)
     if isinstance(module, CaptionImageEncoder):
         sizes = {"trunk": module.trunk_name, "embedding_dim": module.embedding_dim}
         return {"kind": "caption_image_encoder", **sizes}
@@ -84,6 +88,12 @@ def describe(module: nn.Module) -> dict[str, object] | None:
         sizes = {"embedding_dim": module.embedding_dim, "hidden_dim": module.hidden_dim}
         return {"kind": "caption_decoder", "vocabulary_size": module.vocabulary_size, **sizes}
     return None
+
+
+def _is_generator(module: nn.Module) -> TypeGuard[StackedGenerator]:
+    return isinstance(module, StackedGenerator) and any(
+        isinstance(stage.fusion, GlobalLocalAttention) for stage in module.stages
+    )
 
 
 def _image_encoder(state: State) -> CaptionImageEncoder:

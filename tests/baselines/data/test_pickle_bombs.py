@@ -22,14 +22,19 @@ PROTO = b"\x80\x02"
 
 
 def hash_bomb(levels=100):
-    """{t: 0} with t = (t', t'), t' = (t'', t''), ...: hashing visits 2^levels tuples."""
-    pairs = b"".join(b"0h" + bytes([n]) + b"h" + bytes([n]) + b"\x86q" + bytes([n + 1])
-                     for n in range(levels))  # fmt: skip
-    return PROTO + b"}K\x01q\x00" + pairs + b"K\x00s."
+    """{t: None} with t = (t', t'), t' = (t'', t''), ...: hashing visits 2^levels tuples."""
+    return PROTO + b"}q\xff" + _pairs(levels) + b"h\xffh" + bytes([levels]) + b"Ns."
 
 
 def set_bomb(levels=100):
-    return b"\x80\x04\x8f(" + hash_bomb(levels)[3:-3] + b"\x90."
+    return b"\x80\x04" + _pairs(levels) + b"\x8f(h" + bytes([levels]) + b"\x90."
+
+
+def _pairs(levels):
+    numbers = (bytes([n]) for n in range(levels))
+    return b"K\x01q\x00" + b"".join(
+        b"h" + n + b"h" + n + b"\x86q" + bytes([n[0] + 1]) for n in numbers
+    )
 
 
 def nested_tuples(levels=1_000_000):

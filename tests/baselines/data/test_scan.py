@@ -10,7 +10,7 @@ from baselines.data.images import open_rgb
 from baselines.data.scan import BrokenDataError, FilteredSource, scan
 from baselines.data.scenes import Scenes
 from baselines.data.source import DataError, Problem, Source
-from baselines.data.vocabulary import Vocabulary
+from baselines.data.vocabulary import Vocabulary, VocabularyMismatchError
 from tests.baselines.data.makers import Toy, write_image
 
 
@@ -221,3 +221,12 @@ def test_lost_letters_are_counted_and_reported(tmp_path):
     german = Vocabulary.build(captions, tokens="unicode")
     source = FileSource("toy", "train", [record(tmp_path, "a", captions)])
     assert not scan(source, german, progress=False).lost
+
+
+def test_a_vocabulary_of_other_captions_is_refused_above_a_share(broken):
+    report = scan(broken, Vocabulary(["bird", "a"]), progress=False)
+    assert report.unknown_share == pytest.approx(2 / 20)
+    report.require_known_words(0.1)
+    with pytest.raises(VocabularyMismatchError, match=r"10% of the words .*toy train.*red, birds"):
+        report.require_known_words(0.05)
+    assert scan(Toy(), progress=False).unknown_share == 0

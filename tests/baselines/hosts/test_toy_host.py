@@ -61,8 +61,9 @@ class ToyObjective(GANObjective):
 
     def hinge(self, step):
         critic, sentence = self.discriminators[0], step.captions.sentence
-        real = (1 - critic(step.real[-1], sentence)).relu().mean()
-        fake = (1 + critic(step.fake.images[-1].detach(), sentence)).relu().mean()
+        with self.autocast():
+            real = (1 - critic(step.real[-1], sentence)).relu().mean()
+            fake = (1 + critic(step.fake.images[-1].detach(), sentence)).relu().mean()
         return PhaseLoss(real + fake, [Term("real", real, 1.0), Term("fake", fake, 1.0)])
 
     def host_terms(self, step):

@@ -7,7 +7,7 @@ import torch
 
 from baselines.data.scene_captions import SceneCaption, StatedObject
 from baselines.data.scene_content import Background, Scene, SceneObject
-from baselines.data.scene_drawing import draw
+from baselines.data.scene_drawing import draw_scene
 from baselines.data.scenes import Scenes
 from baselines.data.vocabulary import Vocabulary
 from baselines.metrics.graded import (
@@ -34,7 +34,7 @@ CAPTION = SceneCaption("", STATED, ((0, "left of", 1),), ())
 
 
 def picture(*objects, size=64):
-    pixels = draw(Scene(tuple(objects), GREY), size)
+    pixels = draw_scene(Scene(tuple(objects), GREY), size)
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
 
 

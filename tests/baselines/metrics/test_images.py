@@ -109,7 +109,7 @@ def test_real_images_are_those_of_their_pairs(tiny):
     pairs = read_pairs(source, run.encoders.vocabulary, 18)
     shown = list(
         real_batches(
-            source, pairs, run.encoders.text, count=5, size=32, batch_size=2, workers=0,
+            source, pairs, count=5, size=32, batch_size=2, workers=0,
             device=torch.device("cpu"),
         )
     )  # fmt: skip

@@ -5,7 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from baselines.metrics.r_precision import CandidateCaptions, r_precision
+from baselines.data.scenes import Scenes
+from baselines.data.vocabulary import Vocabulary
+from baselines.metrics.layout import check_caption
+from baselines.metrics.pairs import read_pairs
+from baselines.metrics.r_precision import CandidateCaptions, ceiling, r_precision
+from baselines.metrics.spec import EvaluationContext
 
 
 def generator(seed=0):
@@ -171,3 +176,23 @@ def test_bad_input_is_named():
         one_class.choose_wrong(torch.zeros(1), generator())
     with pytest.raises(ValueError, match="no images"):
         r_precision(torch.zeros(0, dtype=torch.bool), seed=0)
+
+
+def test_the_ceiling_is_what_a_judge_scores_that_knows_the_scenes():
+    source = Scenes("test", images=60, max_objects=1)
+    pairs = read_pairs(source, Vocabulary.build(Scenes.vocabulary_captions()), 18)
+    context = EvaluationContext(source=source, pairs=pairs, size=32, seed=3)
+    # Ideal encoders: the code of an image is its scene, and a caption is near where it is true.
+    rows = torch.arange(40)
+    true = torch.zeros(40, len(pairs), dtype=torch.bool)
+    for row in rows.tolist():
+        objects = source.scene(int(pairs.images[row])).objects
+        for other in range(len(pairs)):
+            true[row, other] = check_caption(context.stated(other)[0], objects).holds
+    pool = CandidateCaptions(torch.eye(len(pairs)), pairs.class_ids)
+    found = pool.outcomes(
+        true.float(), torch.eye(len(pairs))[rows], pairs.class_ids[rows], generator=generator(3)
+    )
+    assert float(true.sum(dim=1).min()) >= 10  # the ten captions of its own
+    assert ceiling(context, pool, rows) == pytest.approx(float(found.by_lot.mean()))
+    assert 0.5 < ceiling(context, pool, rows) < 1.0

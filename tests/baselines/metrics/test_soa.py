@@ -1,10 +1,15 @@
 import pickle
+from typing import ClassVar
 
 import pytest
+import torch
 
 from baselines.data.source import DataError
 from baselines.metrics.detectors import Detection
-from baselines.metrics.soa import hit, names_class, read_caption_list, soa_scores
+from baselines.metrics.images import ImageBatch
+from baselines.metrics.pairs import Pairs
+from baselines.metrics.soa import SPEC, hit, names_class, read_caption_list, soa_scores
+from baselines.metrics.spec import EvaluationContext, ImageSet
 
 
 @pytest.mark.parametrize(
@@ -55,3 +60,32 @@ def test_published_lists_are_read_without_running_them(tmp_path):
     (tmp_path / "bad.pkl").write_bytes(pickle.dumps([7]))
     with pytest.raises(DataError, match="entry 0 holds no caption"):
         read_caption_list(tmp_path / "bad.pkl")
+
+
+def test_the_metric_asks_for_the_classes_that_captions_name():
+    class Captions:
+        name, split = "coco", "test"
+
+        def captions(self, index):
+            return (("a dog and a cat", "a dog")[index],)
+
+    class Finder:
+        labels = ("dog", "cat", "cup")
+        names_colours = False
+        settings: ClassVar = {"detector": "x"}
+
+        def __call__(self, images):
+            return [[Detection("dog", 0.9, (0, 0, 1, 1))] for _ in images]
+
+    pairs = Pairs(
+        *(torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([0, 1])),
+        *(torch.zeros(2, 0), torch.zeros(2), 2, 0, 0),
+    )
+    context = EvaluationContext(source=Captions(), pairs=pairs, size=8, seed=0)
+    assert SPEC.missing(context) == "it needs a detector: give --detector"
+    context.detector = Finder()
+    metric = SPEC.start(context, ImageSet("x", 2))
+    metric.update(ImageBatch(torch.arange(2), torch.zeros(2, 3, 8, 8)))
+    found = metric.scores()
+    assert found["soa/soa_c"].value == 0.5 and found["soa/soa_i"].value == pytest.approx(2 / 3)
+    assert SPEC.settings(context, "soa_c") == {"detector": "x"}

@@ -108,6 +108,31 @@ def test_wrapping_keeps_every_word_in_order_and_every_line_short(words, width):
         assert text == word or (text.endswith("…") and word.startswith(text[:-1]))
 
 
+def test_endless_words_are_cut_after_a_few_measurements(monkeypatch):
+    measured = []
+    width = sheet.text_width
+
+    def counting(text, size, mark):
+        measured.append(len(text))
+        return width(text, size, mark)
+
+    monkeypatch.setattr(sheet, "text_width", counting)
+    ((_, word),) = sheet.wrap([Word("w" * 100_000)], 200)[0]
+    assert word.text.endswith("…") and width(word.text, TEXT, "plain") <= 200
+    assert width("w" * len(word.text) + "…", TEXT, "plain") > 200
+    assert sum(measured) < 2000
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.text("ilW….äM", min_size=1, max_size=60), st.integers(1, 200))
+def test_a_cut_word_is_the_longest_beginning_that_fits(text, width):
+    ((_, word),) = sheet.wrap([Word(text)], width)[0]
+    expected = text
+    while sheet.text_width(expected, TEXT, "plain") > width and len(expected) > 1:
+        expected = expected[:-2].rstrip("…") + "…" if len(expected) > 2 else expected[:1]
+    assert word.text == expected
+
+
 def test_marks_change_what_is_drawn(tmp_path):
     pages = []
     for mark in ("plain", "new", "gone"):

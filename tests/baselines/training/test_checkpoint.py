@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,23 +15,9 @@ from baselines.training.checkpoint import (
     save_checkpoint,
     save_torch,
     save_weights,
-    write_atomic,
 )
 from baselines.training.stats import Means, NonFiniteError, StatsWriter, read_stats
 from tests.support.paths import ROOT
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def fail(file):
-        file.write(b"half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_atomic(path, fail)
-    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
 
 
 def test_a_process_killed_while_saving_leaves_the_old_checkpoint(tmp_path):

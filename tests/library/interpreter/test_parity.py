@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from alr_layers.kernels.dispatch import implementation
 from tests.library.kernel_support import (
     ARRANGEMENTS,
     FUSED,
@@ -10,6 +11,8 @@ from tests.library.kernel_support import (
     inputs,
     run,
 )
+
+LAYOUT_OPS = ("semantic_similarity", "layout_context")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
@@ -49,12 +52,18 @@ def test_nothing_easy_or_nothing_hard(op, gamma):
     assert_parity(op, tensors, (gamma,))
 
 
-def test_mixed_dtypes_keep_their_own():
-    (h, real, theta, real_theta), rest = inputs("masked_difference", (1, 8, 5, 4, 4), torch.float32)
-    tensors = (h.half(), real.half(), theta, real_theta)
-    outputs, _, grads = run(fused("masked_difference"), tensors, rest)
-    assert {x.dtype for x in outputs} == {torch.float32}
+@pytest.mark.parametrize("op", [op for op in FUSED if op not in LAYOUT_OPS])
+def test_mixed_dtypes_keep_their_own(op):
+    """As under autocast, where φ and the features are half and the layouts are not."""
+    tensors, rest = inputs(op, (1, 8, 5, 4, 4), torch.float32)
+    halves = slice(0, 2) if op == "masked_difference" else slice(2, 4)
+    tensors[halves] = [tensor.half() for tensor in tensors[halves]]
+    outputs, _, grads = run(fused(op), tensors, rest)
+    plain, _, plain_grads = run(implementation(op, "reference"), tensors, rest)
+    assert [x.dtype for x in outputs] == [x.dtype for x in plain]
     assert [x.dtype for x in grads] == [x.dtype for x in tensors]
+    for x, y in zip((*outputs, *grads), (*plain, *plain_grads), strict=True):
+        torch.testing.assert_close(x.float(), y.float(), rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("op", FUSED)

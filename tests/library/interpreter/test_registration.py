@@ -15,7 +15,7 @@ def test_opcheck(op, arrangement):
     rest = tuple(value == "soft" if isinstance(value, str) else value for value in rest)
     name = op
     if "closing" in op:
-        name, rest = "closing_totals", (*(rest or (0.0,)), op.startswith("layout"))
+        name, rest = "closing_numbers", (*(rest or (0.0,)), op.startswith("layout"))
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     registered = getattr(torch.ops.alr_layers, name).default
     torch.library.opcheck(registered, (*leaves, *rest))
@@ -80,3 +80,14 @@ def test_auto_takes_the_kernels_where_they_run():
     assert dispatch.explain("layout_context", *tensors, *rest) == "layout_context: fused (auto)"
     wide = [tensor.double() for tensor in tensors]
     assert "float64" in dispatch.explain("layout_context", *wide, *rest)
+
+
+@pytest.mark.parametrize("op", FUSED)
+def test_results_lie_in_memory_as_what_they_belong_to(op):
+    """A φ that runs channels-last gets its input, and gives its gradient, without a copy."""
+    tensors, rest = inputs(op, (2, 6, 4, 3, 5), torch.float32, arrangement="channels_last")
+    outputs, _, grads = run(fused(op), tensors, rest)
+    for tensor, grad in zip(tensors, grads, strict=True):
+        assert grad.stride() == tensor.stride()
+    if op == "gated_residual":
+        assert all(x.is_contiguous(memory_format=torch.channels_last) for x in outputs)

@@ -1,0 +1,233 @@
+"""What a host costs with and without refinement: `python -m benchmarks.efficiency --preset demo`.
+
+Parameters of every network, seconds per training step, memory, seconds per drawn image, on the
+machine at hand. Images and captions are random: no data set and no encoders are needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from baselines.hosts.models import PRESETS, build_image_encoder, build_text_encoder
+from torch import nn
+
+from baselines import train
+from baselines.cli import run_command
+from baselines.config import Config
+from baselines.data import Vocabulary
+from baselines.data.loader import Batch
+from baselines.data.scenes import Scenes
+from baselines.errors import UserError
+from baselines.metrics.report import markdown, significant
+from baselines.runs import Encoders
+from baselines.sampling.drawing import Inputs, draw
+from baselines.training.checkpoint import write_atomic
+from baselines.training.distributed import World, pick_device
+from baselines.training.loop import run_phase
+from baselines.training.objective import StackedGANObjective
+
+REFINEMENT = "alr,lvr"
+# Past every start and ramp, so that all terms are at work.
+FIRST_STEP = 1_000_001
+WARM = 2
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one host under one setting.
+
+    parameters: of each network, in training; step_seconds: mean of one training step; peak_bytes:
+    on the GPU during it, None on a CPU; image_seconds: of one image drawn in a batch.
+    """
+
+    name: str
+    parameters: dict[str, int]
+    step_seconds: float
+    peak_bytes: int | None
+    image_seconds: float
+    batch_size: int
+    steps: int
+
+
+def configuration(model: str, preset: str, refine: str, settings: Sequence[str]) -> Config:
+    """Resolve a preset as the training command does."""
+    options = [model, "--preset", preset, "--run-dir", "unused", "--refine", refine or "none"]
+    for setting in settings:
+        options += ["--set", setting]
+    return train.configure(train.parse(options))
+
+
+def build(config: Config, world: World) -> StackedGANObjective:
+    """Build a host with untrained encoders."""
+    vocabulary = Vocabulary.build(Scenes.vocabulary_captions())
+    settings = replace(config.encoder, pretrained=False)
+    encoders = Encoders(
+        build_text_encoder(settings, len(vocabulary)),
+        build_image_encoder(settings),
+        vocabulary,
+        settings,
+    )
+    return train.build_objective(replace(config, encoder=settings), encoders, world)
+
+
+def random_batch(config: Config, objective: StackedGANObjective, world: World) -> Batch:
+    """Make images and captions that cost what real ones do."""
+    rng = torch.Generator().manual_seed(0)
+    count, words, size = (
+        config.optim.batch_size,
+        config.data.max_words,
+        config.model.image_sizes[-1],
+    )
+    ids = torch.randint(1, objective.text_encoder.vocabulary_size, (count, words), generator=rng)
+    batch = Batch(
+        images=torch.rand(count, 3, size, size, generator=rng) * 2 - 1,
+        captions=ids,
+        lengths=torch.randint(words // 2, words + 1, (count,), generator=rng),
+        class_ids=torch.arange(count),
+        keys=tuple(map(str, range(count))),
+        caption_indices=torch.zeros(count, dtype=torch.int64),
+    )
+    return batch.to(world.device)
+
+
+def cost(name: str, config: Config, world: World, steps: int) -> Cost:
+    """Train `steps` steps on one batch and draw it as often."""
+    objective = build(config, world)
+    batch = random_batch(config, objective, world)
+    scaler = torch.amp.GradScaler(world.device.type, enabled=config.optim.amp == "fp16")
+
+    def step(number: int) -> None:
+        shared = objective.begin(batch, FIRST_STEP + number)
+        for phase in objective.phases:
+            run_phase(phase, objective.phases, shared, scaler, world)
+        scaler.update()
+        objective.after(FIRST_STEP + number)
+
+    seconds, peak = timed(step, steps, world.device)
+    text = objective.text_encoder(batch.captions, batch.lengths_cpu)
+    widths = config.model.noise_dim, config.model.condition_dim
+    noise, eps = (torch.randn(len(batch), width, device=world.device) for width in widths)
+    inputs = Inputs(noise, eps, text.sentence, text.words, batch.lengths)
+    objective.net.eval()
+    with torch.inference_mode():
+        drawing, _ = timed(
+            lambda number: draw(objective.net, inputs, world.device),
+            steps,
+            world.device,
+        )
+    networks = {n: net for n, net in objective.networks.items() if n not in ("average", "balance")}
+    networks |= {"text encoder": objective.text_encoder, "image encoder": objective.image_encoder}
+    return Cost(
+        name,
+        {n: parameters(net) for n, net in networks.items()},
+        seconds,
+        peak,
+        drawing / len(batch),
+        len(batch),
+        steps,
+    )
+
+
+def timed(
+    call: Callable[[int], object], repeats: int, device: torch.device
+) -> tuple[float, int | None]:
+    """Give the mean seconds of a call after warming up, and on a GPU the most bytes allocated.
+
+    A mean, not a median: what is done every so many steps is part of the price.
+    """
+    for number in range(WARM):
+        call(number)
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    start = time.perf_counter()
+    for number in range(repeats):
+        call(WARM + number)
+    if cuda:
+        torch.cuda.synchronize(device)
+    seconds = (time.perf_counter() - start) / repeats
+    return seconds, torch.cuda.max_memory_allocated(device) if cuda else None
+
+
+def parameters(network: nn.Module) -> int:
+    """Count the elements of all parameters.
+
+    >>> parameters(nn.Linear(3, 4))
+    16
+    """
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def table(costs: Sequence[Cost]) -> str:
+    """Lay the costs out as a Markdown table; millions of parameters, seconds, GiB."""
+    networks = list(dict.fromkeys(name for found in costs for name in found.parameters))
+    head = ["host", *(f"{name}, M" for name in networks), "s/step", "GiB", "s/image"]
+    lines = [head]
+    for found in costs:
+        counts = (found.parameters.get(name) for name in networks)
+        lines.append(
+            [
+                found.name,
+                *("–" if n is None else significant(n / 1e6) for n in counts),
+                significant(found.step_seconds),
+                "–" if found.peak_bytes is None else significant(found.peak_bytes / 2**30),
+                significant(found.image_seconds),
+            ]
+        )
+    return "\n".join(markdown(lines))
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.efficiency", description=__doc__)
+    parser.add_argument("--preset", default="demo")
+    parser.add_argument("--hosts", default=",".join(m for m in PRESETS if m != "alrgan"))
+    parser.add_argument("--set", action="append", default=[], metavar="GROUP.KEY=VALUE")
+    parser.add_argument("--steps", type=int, default=32, help="timed steps of each host")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="also write the numbers as JSON")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the command."""
+    args = parse(argv)
+    if args.steps < 1:
+        raise UserError(f"--steps {args.steps}: expected 1 or more")
+    world = World(device=pick_device(args.device))
+    costs = []
+    for model in args.hosts.split(","):
+        for refine, name in (("", model), (REFINEMENT, f"{model} + ALR + LVR")):
+            config = configuration(model, args.preset, refine, args.set)
+            costs.append(cost(name, config, world, args.steps))
+    print(table(costs))
+    cuda = world.device.type == "cuda"
+    facts: dict[str, Any] = {
+        "preset": args.preset,
+        "settings": args.set,
+        "device": torch.cuda.get_device_name(world.device)
+        if cuda
+        else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    where = f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}"
+    print(f"\nPreset {args.preset}, batch {costs[0].batch_size}, {args.steps} steps, {where}.")
+    if args.out is not None:
+        content = {**facts, "costs": [asdict(found) for found in costs]}
+        text = json.dumps(content, indent=2) + "\n"
+        write_atomic(args.out, lambda file: file.write(text.encode()))
+
+
+if __name__ == "__main__":
+    run_command(main)
