@@ -38,6 +38,7 @@ __all__ = [
     "OptimConfig",
     "RefineConfig",
     "RunConfig",
+    "StreamConfig",
     "TermConfig",
     "flat",
     "from_dict",
@@ -116,6 +117,27 @@ class EncoderConfig(Group):
     clip: float = setting(
         0.25, "norm that the text encoder's gradient is cut to, 0: never", at_least(0)
     )
+
+
+@dataclass(frozen=True)
+class StreamConfig(Group):
+    """MirrorGAN's captioner, STREAM, and how it is pre-trained."""
+
+    trunk: str = setting(
+        "resnet152.tv_in1k", "network that the captioner sees with: small, or one of timm's"
+    )
+    input_size: int = setting(224, "side in pixels of what the trunk sees", above(0))
+    aligned_corners: bool = setting(False, "resize images with their corners aligned")
+    normalise: bool = setting(
+        False, "give a timm trunk ImageNet's mean and deviation, which the original does not"
+    )
+    pretrained: bool = setting(True, "start the trunk from ImageNet weights")
+    train_trunk: bool = setting(False, "let the trunk learn")
+    embedding_dim: int = setting(256, "width of image features and words", above(0))
+    hidden_dim: int = setting(512, "width of the LSTM", above(0))
+    batch_size: int = setting(128, "image-caption pairs of a step on one process", at_least(2))
+    images: int = setting(0, "length of the training in images seen", at_least(0), resume=True)
+    lr: float = setting(1e-3, "learning rate of Adam", above(0))
 
 
 @dataclass(frozen=True)
@@ -198,6 +220,9 @@ class LossConfig(Group):
 
     damsm: float = setting(5.0, "weight of DAMSM's terms, 0: none", at_least(0), only="train")
     kl: float = setting(1.0, "weight of the conditioning's KL term", at_least(0), only="train")
+    caption: float = setting(
+        0.0, "weight of the captioner's loss (mirrorgan), 0: none", at_least(0), only="train"
+    )
     unconditional: float = setting(
         1.0, "weight of the unconditional heads (stackgan)", at_least(0), only="train"
     )
@@ -277,6 +302,7 @@ class Config(Group):
 
     data: DataConfig = field(default_factory=DataConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig, metadata={"only": "damsm"})
+    stream: StreamConfig = field(default_factory=StreamConfig, metadata={"only": "stream"})
     model: ModelConfig = field(default_factory=ModelConfig, metadata={"only": "train"})
     loss: LossConfig = field(default_factory=LossConfig)
     refine: RefineConfig = field(default_factory=RefineConfig, metadata={"only": "train"})

@@ -1,4 +1,4 @@
-r"""Original AttnGAN, DM-GAN and DAMSM checkpoints to ours and back.
+r"""Original AttnGAN, DM-GAN, MirrorGAN and DAMSM checkpoints to ours and back.
 
     python -m baselines.convert text_encoder200.pth image_encoder200.pth bird_AttnGAN2.pth \
         --captions captions.pickle --out runs/attngan-released

@@ -26,7 +26,11 @@ LARGEST = 2**40  # larger settings count as this much, so that squares of them s
 LARGEST_SIDE = 2**20
 VOCABULARY = 30_000
 # Parameters, and floats kept per pixel of the input for its gradient.
-TRUNKS = {"small": (0.6e6, 60.0), "inception_v3": (21.8e6, 330.0)}
+TRUNKS = {
+    "small": (0.6e6, 60.0),
+    "inception_v3": (21.8e6, 330.0),
+    "resnet152.tv_in1k": (58.1e6, 885.0),
+}
 OTHER_TRUNK = TRUNKS["inception_v3"]
 # An estimate is only that: what is refused must miss by far.
 MARGIN = 2.0
@@ -141,8 +145,26 @@ def damsm_floats(config: Config, batch: float, command: str) -> float:
     return batch * kept * float(encoder.input_size) ** 2 + pairs + codes
 
 
+def captioner_parameters(config: Config) -> float:
+    """Parameters of MirrorGAN's captioner, about."""
+    stream = config.stream
+    trunk, _ = TRUNKS.get(stream.trunk, OTHER_TRUNK)
+    width, hidden = float(stream.embedding_dim), float(stream.hidden_dim)
+    return trunk + 2048 * width + (VOCABULARY + 4 * hidden) * (width + hidden)
+
+
+def captioner_floats(config: Config, batch: float, command: str) -> float:
+    """Floats that the captioner keeps of a batch: what it sees, and every word's choice."""
+    stream = config.stream
+    _, kept = TRUNKS.get(stream.trunk, OTHER_TRUNK)
+    if command == "stream" and not stream.train_trunk:
+        kept /= 10  # as for DAMSM: no gradient goes through a frozen trunk
+    words = float(config.data.max_words) * (12.0 * stream.hidden_dim + 3.0 * VOCABULARY)
+    return batch * (kept * float(stream.input_size) ** 2 + words)
+
+
 def memory(config: Config, command: str) -> float:
-    """Bytes that training by `command` ("train" or "damsm") takes, about."""
+    """Bytes that training by `command` ("train", "damsm" or "stream") takes, about."""
     config = bounded(config)
     encoder, words = config.encoder, float(config.data.max_words)
     text = (VOCABULARY + 4.0 * encoder.embedding_dim) * encoder.token_dim
@@ -153,9 +175,14 @@ def memory(config: Config, command: str) -> float:
     if command == "damsm":
         side, batch = float(encoder.input_size), float(encoder.batch_size)
         kept = TRAINED * encoders + damsm_floats(config, batch, command)
+    elif command == "stream":
+        side, batch = sides(config)[-1], float(config.stream.batch_size)
+        kept = TRAINED * captioner_parameters(config) + captioner_floats(config, batch, command)
     else:
         side, batch = sides(config)[-1], float(config.optim.batch_size)
         kept = encoders + _training_floats(config, batch)
+        if config.loss.caption:
+            kept += captioner_parameters(config) + captioner_floats(config, batch, command)
     loaded = batch * (3 * side**2 + 2 * words) * (2 + 2.0 * config.data.workers)
     return PROCESS + WORKER * config.data.workers + FLOAT * (kept + loaded + order)
 
@@ -185,6 +212,8 @@ def steps(config: Config, command: str, processes: int = 1) -> int:
     images, batch = config.optim.images, config.optim.batch_size * config.optim.accumulate
     if command == "damsm":
         images, batch = config.encoder.images, config.encoder.batch_size
+    elif command == "stream":
+        images, batch = config.stream.images, config.stream.batch_size
     return -(-images // (batch * processes))
 
 
@@ -193,7 +222,7 @@ def require_memory(config: Config, command: str, available: float, where: str) -
 
     Args:
         config: the settings.
-        command: "train" or "damsm".
+        command: "train", "damsm" or "stream".
         available: bytes in all.
         where: what has them, for the message.
 

@@ -1,4 +1,4 @@
-"""The hosts' losses: adversarial (E13, E14), DAMSM, KL.
+"""The hosts' losses: adversarial (E13, E14), DAMSM, caption, KL.
 
 All are computed in float32 at least, whatever autocast says, and return scalars.
 """
@@ -366,6 +366,27 @@ def _colours(images: Tensor) -> tuple[Tensor, Tensor]:
     mean = pixels.mean(dim=2, keepdim=True)
     centred = pixels - mean
     return mean[..., 0], centred @ centred.transpose(1, 2) / pixels.shape[2]
+
+
+def caption_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of a captioner's words, the mean over all words of the batch (MirrorGAN).
+
+    Long captions therefore weigh more than short ones.
+
+    Args:
+        logits: (N, V), one row per real word of any caption; padding has no row.
+        targets: (N,) int64, the words.
+
+    Raises:
+        ValueError: for other shapes, or without any word.
+    """
+    if logits.dim() != 2 or targets.shape != logits.shape[:1] or not len(targets):
+        raise ValueError(
+            "logits must be (N, V) and targets (N,) with N > 0, "
+            f"got {tuple(logits.shape)} and {tuple(targets.shape)}"
+        )
+    (logits,) = accurate(logits)
+    return F.cross_entropy(logits, targets)
 
 
 def kl_loss(mu: Tensor, logvar: Tensor) -> Tensor:

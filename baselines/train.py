@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from baselines import companions
 from baselines.cli import (
     checked_source,
     config_parser,
@@ -41,6 +42,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", default="scenes", help="cub, coco, scenes, demo, ...")
     parser.add_argument("--refine", choices=["none", "alr", "alr,lvr"], help="ALR in any host")
     parser.add_argument("--encoders", type=Path, help="run directory of baselines.damsm")
+    companions.add_options(parser)
     parser.add_argument("--run-dir", type=Path, required=True)
     return parser.parse_args(argv)
 
@@ -92,13 +94,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
     args = parse(argv)
     config = configure(args)
+    companion_dir = companions.given(config, args)
     if args.dry_run:
-        print_config(with_encoders(config, args.encoders, args.run_dir), "train")
+        config = with_encoders(config, args.encoders, args.run_dir)
+        print_config(companions.adopted(config, companion_dir, args.run_dir), "train")
         return
     from baselines.training import distributed
 
     with distributed.started(config.run.device) as world:
-        run(config, args.run_dir, args.encoders, world)
+        run(config, args.run_dir, args.encoders, world, companion_dir=companion_dir)
 
 
 def with_encoders(config: Config, encoders: Path | None, run_dir: Path) -> Config:
@@ -122,10 +126,12 @@ def run(
     encoders_dir: Path | None,
     world: World,
     *,
+    companion_dir: Path | None = None,
     hooks: Callable[[GANObjective], Iterable[Hook]] = lambda objective: (),
 ) -> None:
     """Train `config` in `run_dir`, from its newest checkpoint where there is one.
 
+    `companion_dir` is where the host's companion is, for a new run of a host that has one.
     `hooks` gives further things to do at intervals, on the main rank, of the objective they look
     at.
 
@@ -134,23 +140,20 @@ def run(
         CheckpointError: encoders or checkpoint missing, damaged or of another vocabulary.
         DataError: broken data.
     """
-    from baselines.runs import ENCODERS, load_encoders, newest_state
+    from baselines.runs import newest_state
     from baselines.training.loop import train
 
-    if encoders_dir is None and not (run_dir / ENCODERS).exists():
-        raise ConfigError(
-            f"{run_dir} is a new run: give --encoders DIR, a run directory of "
-            "python -m baselines.damsm on the same data"
-        )
-    encoders = load_encoders(encoders_dir or run_dir)
-    config = settled(config, encoders, world)
+    encoders = required_encoders(encoders_dir, run_dir)
+    companion = companions.find(config, companion_dir, run_dir)
+    config = settled(companions.adopted(config, companion_dir, run_dir), encoders, world)
     saved = newest_state(config, run_dir, encoders.vocabulary)
     source = checked_source(config, "train", encoders.vocabulary)
-    objective = build_objective(config, encoders, world)
+    objective = build_objective(config, encoders, world, companion)
     # Nothing is written before everything that can be refused has been.
     done: list[Hook] = []
     if world.is_main:
         prepare(run_dir, config, encoders, objective, fresh=saved is None)
+        companions.keep(config, companion, run_dir)
         done = [*build_hooks(config, run_dir, encoders, objective), *hooks(objective)]
 
     batches = training_batches(
@@ -178,6 +181,23 @@ def run(
         logger.info("%d steps, %d images: %s", progress.step, progress.images, run_dir)
 
 
+def required_encoders(directory: Path | None, run_dir: Path) -> Encoders:
+    """The encoders in the given directory or, where none is given, in the run.
+
+    Raises:
+        ConfigError: none is given for a new run.
+        CheckpointError: missing or damaged.
+    """
+    from baselines.runs import ENCODERS, load_encoders
+
+    if directory is None and not (run_dir / ENCODERS).exists():
+        raise ConfigError(
+            f"{run_dir} is a new run: give --encoders DIR, a run directory of "
+            "python -m baselines.damsm on the same data"
+        )
+    return load_encoders(directory or run_dir)
+
+
 def settled(config: Config, encoders: Encoders, world: World) -> Config:
     """`config` with what the encoders and the machine decide, as the run's files hold it.
 
@@ -197,8 +217,13 @@ def settled(config: Config, encoders: Encoders, world: World) -> Config:
     return config
 
 
-def build_objective(config: Config, encoders: Encoders, world: World) -> GANObjective:
-    """Networks initialised from `run.seed`, the same on every rank."""
+def build_objective(
+    config: Config, encoders: Encoders, world: World, companion: Path | None = None
+) -> GANObjective:
+    """Networks initialised from `run.seed`, the same on every rank.
+
+    `companion` is the file of the further network that the host's losses read.
+    """
     import torch
 
     from baselines.refinement import refinement_terms
@@ -216,6 +241,7 @@ def build_objective(config: Config, encoders: Encoders, world: World) -> GANObje
         encoders.image,
         world,
         extra_terms=refinement_terms(config, stages, encoders.image, world),
+        **companions.load(config, companion, encoders.vocabulary),
     )
     for network in objective.networks.values():
         distributed.broadcast(network, world)

@@ -1,4 +1,4 @@
-"""Original AttnGAN, DM-GAN and DAMSM checkpoints to ours and back, one by one and as runs."""
+"""Checkpoints of the original hosts and of DAMSM to ours and back, one by one and as runs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def from_original(state_dict: Mapping[str, Tensor]) -> nn.Module:
         state_dict: as loaded from the original's file; not modified, nothing is shared with it.
 
     Returns:
-        A TextEncoder, an ImageEncoder, or a generator or discriminator of some host, of the
+        A TextEncoder, an ImageEncoder, or a network of some host, of the
         state's dtype.
 
     Raises:
@@ -189,7 +189,8 @@ def networks_in(content: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
 def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: str) -> list[str]:
     """Convert `files` into `out`; returns a line per thing written.
 
-    A text encoder, an image encoder and a generator with `captions` become a run directory.
+    A text encoder, an image encoder and a generator with `captions` become a run directory, the
+    parts of a host's companion with `captions` its file.
     Everything else is written as `<kind>.safetensors` with a description `<kind>.json`.
 
     Raises:
@@ -223,10 +224,16 @@ def convert(files: Sequence[Path], out: Path, captions: Path | None, dataset: st
     ):
         write_run(out, text, image, generator, vocabulary, dataset)
         lines.append(f"{out}: a run directory for baselines.sample and baselines.evaluate")
-        found = {kind: m for kind, m in found.items() if kind.startswith("discriminator")}
+        found = {kind: m for kind, m in found.items() if m not in (text, image, generator)}
     elif vocabulary is not None:
         vocabulary.save(out / VOCABULARY)
         lines.append(f"{out / VOCABULARY}: {len(vocabulary)} words")
+    for host in HOSTS.values():
+        if host.companion and vocabulary is not None:
+            file = out / host.companion.file
+            written = host.companion.convert(list(found.values()), vocabulary, file)
+            lines += [f"{file}: for --{host.companion.option}"] if written else []
+            found = {kind: m for kind, m in found.items() if m not in written}
     for kind, module in found.items():
         save_weights(module, out / f"{kind}.safetensors", **describe(module))
         write_json(out / f"{kind}.json", describe(module))

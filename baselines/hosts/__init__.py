@@ -17,6 +17,7 @@ NAMES = (
     "alrgan",
     "stackgan",
     "dfgan",
+    "mirrorgan",
 )
 HOSTS: dict[str, Host] = {name: import_module(f"baselines.hosts.{name}").HOST for name in NAMES}
 

@@ -17,9 +17,14 @@ from baselines.networks.contracts import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
 
+    from baselines.data.vocabulary import Vocabulary
+
 __all__ = [
+    "Companion",
     "Fusion",
     "GeneratorInputs",
     "GeneratorOutput",
@@ -48,6 +53,32 @@ STACKED = deferred("baselines.training.objective:StackedGANObjective")
 
 
 @dataclass(frozen=True)
+class Companion:
+    """A frozen network that a host's losses read, trained beforehand by a command of its own.
+
+    A run keeps a copy of its file, so that going on with the run needs nothing else.
+
+    option: of the train command, which names the run directory of `command`; the objective is given
+        the network by the same name.
+    command: the module that trains it.
+    file: its name in a run directory.
+    needed: config -> whether the losses read it.
+    settings: config, file -> the config with the settings that the network was trained with.
+    load: file, the run's vocabulary -> the network.
+    convert: converted networks, their vocabulary, file -> those that were written to it: all of its
+        parts, or none where one is missing.
+    """
+
+    option: str
+    command: str
+    file: str
+    needed: Callable[[Config], bool]
+    settings: Callable[[Config, Path], Config]
+    load: Callable[[Path, Vocabulary], nn.Module]
+    convert: Callable[[Sequence[nn.Module], Vocabulary, Path], Sequence[nn.Module]]
+
+
+@dataclass(frozen=True)
 class Host:
     """A text-to-image GAN that trains here, with and without layout refinement.
 
@@ -59,7 +90,9 @@ class Host:
     discriminators: config -> the networks that judge, in the order of their phases.
     stages: config, generator -> the stages that layout refinement may refine, first to last.
     objective: (config, generator, discriminators, text_encoder, image_encoder, world, *,
-        extra_terms) -> what a run optimises, see `training.objective.GANObjective`.
+        extra_terms) -> what a run optimises, see `training.objective.GANObjective`; for a host with
+        a companion that is needed, with that as a keyword too.
+    companion: the further network that its losses read, if there is one.
     read_original: a state_dict of the original code -> our network without values, on the meta
         device, or None if it is none of this host's; None: there is nothing to convert.
     layouts: whether its generator tells where it puts the words.
@@ -78,6 +111,7 @@ class Host:
     discriminators: Callable[[Config], nn.ModuleList]
     stages: Callable[[Config, nn.Module], Sequence[RefinableStage]]
     objective: Callable[..., Any] = STACKED
+    companion: Companion | None = None
     layouts: bool = True
     layout_source: str = ""
     wrong_images: bool = False

@@ -89,5 +89,9 @@ def _decode(
 ) -> Tensor:
     if not whole:
         return generator.heads[number - 1](features)
-    refined, _ = generator.stages[number - 1](features, inputs.text)
+    # The condition of the pass that h comes from. Detached: what is reconstructed teaches how to
+    # decode, not what a sentence means.
+    condition, _, _ = generator.condition(inputs.text.sentence, inputs.eps)
+    text = inputs.text._replace(condition=condition.detach())
+    refined, _ = generator.stages[number - 1](features, text)
     return generator.heads[number](refined)

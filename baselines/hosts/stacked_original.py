@@ -1,6 +1,6 @@
-"""Checkpoints of the original AttnGAN and DM-GAN: recognising them, and our names -> theirs.
+"""Checkpoints of AttnGAN, DM-GAN and MirrorGAN: recognising them, and our names -> theirs.
 
-Both call their networks `G_NET` or `G_DCGAN` and `D_NET64`, `D_NET128`, `D_NET256`; what differs is
+All call their networks `G_NET` or `G_DCGAN` and `D_NET64`, `D_NET128`, `D_NET256`; what differs is
 the fusion in `NEXT_STAGE_G` and the norm of the discriminators.
 """
 
@@ -21,6 +21,7 @@ from baselines.networks.originals import ConversionError, count, renamed
 State = Mapping[str, Tensor]
 SPECTRAL_KEY = "img_code_s16.0.module.weight_bar"
 MEMORY_KEY = "h_net2.M_w.0.weight"
+GATE_KEY = "h_net2.att.linear.weight"
 
 _HEADS = {
     "conditional.joint.": "COND_DNET.jointConv.",
@@ -56,9 +57,14 @@ def is_discriminator(state: State) -> bool:
     return trunk and any(key.startswith("COND_DNET.") for key in state)
 
 
+def condition_dim_of(state: State) -> int:
+    """C of the conditioning augmentation `CA_NET`."""
+    return state["ca_net.fc.bias"].shape[0] // 4
+
+
 def generator_like(state: State, fusion: Callable[[int, int], nn.Module]) -> StackedGenerator:
     """The generator that a state_dict belongs to, without values."""
-    condition_dim = state["ca_net.fc.bias"].shape[0] // 4
+    condition_dim = condition_dim_of(state)
     single_image = "img_net.img.0.weight" in state
     head = "img_net.img.0.weight" if single_image else "img_net1.img.0.weight"
     return StackedGenerator(

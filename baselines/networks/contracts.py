@@ -15,12 +15,14 @@ class Text(NamedTuple):
     """Encoded captions of one batch, as a stage is given them.
 
     words: w, (B, E, T), anything in the padded columns; lengths: (B,) integers in 1..T;
-    sentence: (B, E).
+    sentence: (B, E); condition: (B, C), what the conditioning augmentation drew of the sentence for
+    this pass, None where the stages of a host are not given it.
     """
 
     words: Tensor
     lengths: Tensor
     sentence: Tensor
+    condition: Tensor | None = None
 
 
 class GeneratorInputs(NamedTuple):
@@ -63,7 +65,7 @@ class Fusion(Protocol):
     def __call__(self, features: Tensor, text: Text) -> tuple[Tensor, Tensor | None]:
         """(B, D, H, W) -> fused (B, 2D, H, W) and Θ (B, T, H, W), None for a fusion without words.
 
-        The sentence may be used, the words may not be.
+        Sentence and condition may be used, the words may not be.
         """
         ...
 

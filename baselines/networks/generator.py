@@ -187,12 +187,9 @@ class StackedGenerator(nn.Module):
             ValueError: when `noise` or `eps` has another width than the generator.
         """
         require_rows("noise", noise, self.noise_dim, len(sentence))
-        mu, logvar = self.conditioning(sentence)
-        if eps is None:
-            eps = torch.randn_like(mu)
-        require_rows("eps", eps, self.condition_dim, len(sentence))
-        features = [self.initial(self.conditioning.sample(mu, logvar, eps), noise)]
-        text, layouts = Text(words, lengths, sentence), []
+        condition, mu, logvar = self.condition(sentence, eps)
+        features = [self.initial(condition, noise)]
+        text, layouts = Text(words, lengths, sentence, condition), []
         for stage in self.stages:
             refined, layout = stage(features[-1], text)
             features.append(refined)
@@ -201,3 +198,19 @@ class StackedGenerator(nn.Module):
         painted = features[-1:] if self.single_image else features
         images = tuple(head(h) for head, h in zip(self.heads, painted, strict=True))
         return GeneratorOutput(images, tuple(features), tuple(layouts), mu, logvar)
+
+    def condition(self, sentence: Tensor, eps: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The condition that all stages are given, its mean and its log variance, (B, C) each.
+
+        Args:
+            sentence: (B, E).
+            eps: (B, C); drawn when None.
+
+        Raises:
+            ValueError: when `eps` has another width than the generator.
+        """
+        mu, logvar = self.conditioning(sentence)
+        if eps is None:
+            eps = torch.randn_like(mu)
+        require_rows("eps", eps, self.condition_dim, len(sentence))
+        return self.conditioning.sample(mu, logvar, eps), mu, logvar

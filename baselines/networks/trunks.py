@@ -59,16 +59,25 @@ class PyramidTrunk(nn.Module):
     """Any timm network with feature levels.
 
     Regions come from the deepest level of stride at most 16 whose grid is at least 8x8 (else from
-    the finest level), the code from the deepest level of all.
+    the finest level), the code from the deepest level of all. `normalise`: give the network its
+    images as it was trained on them, not in [-1, 1].
     """
 
     def __init__(
-        self, name: str, input_size: int, pretrained: bool, weights_file: Path | None
+        self,
+        name: str,
+        input_size: int,
+        pretrained: bool,
+        weights_file: Path | None,
+        normalise: bool = True,
     ) -> None:
         super().__init__()
         import timm
 
-        overlay = {} if weights_file is None else {"file": str(weights_file)}
+        overlay = {}
+        if weights_file is not None:
+            _require_timm_weights(name, weights_file)
+            overlay = {"file": str(weights_file)}
         self.net = _create(
             lambda load: timm.create_model(
                 name, features_only=True, pretrained=load, pretrained_cfg_overlay=overlay
@@ -82,8 +91,9 @@ class PyramidTrunk(nn.Module):
         self.region_dim = self.net.feature_info.channels()[self.level]
         self.code_dim = self.net.feature_info.channels()[-1]
         self.region_size = -(-input_size // strides[self.level])
-        expected = self.net.default_cfg
-        mean, std = (torch.tensor(expected[key]).view(3, 1, 1) for key in ("mean", "std"))
+        seen = self.net.default_cfg if normalise else {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+        # These constants are in no state_dict: they must not end up on the meta device.
+        mean, std = (torch.tensor(seen[k], device="cpu").view(3, 1, 1) for k in ("mean", "std"))
         # From [-1, 1] to what the network was trained on: ((x + 1) / 2 - mean) / std.
         self.register_buffer("scale", 0.5 / std, persistent=False)
         self.register_buffer("shift", (0.5 - mean) / std, persistent=False)
@@ -129,9 +139,16 @@ class SmallTrunk(nn.Module):
 
 
 def make_trunk(
-    name: str, input_size: int, *, pretrained: bool, weights_file: str | Path | None
+    name: str,
+    input_size: int,
+    *,
+    pretrained: bool,
+    weights_file: str | Path | None,
+    normalise: bool = True,
 ) -> nn.Module:
     """The trunk called `name`: "inception_v3", "small" or a timm network with feature levels.
+
+    `normalise`: give a timm network its images with the mean and deviation it was trained on.
 
     Raises:
         ValueError: an unknown name, or weights asked of "small", which has none.
@@ -153,7 +170,7 @@ def make_trunk(
             f"unknown image encoder trunk {name!r}: use {INCEPTION!r}, {SMALL!r} or a timm network "
             "with feature levels such as 'tf_efficientnet_lite0'"
         )
-    return PyramidTrunk(name, input_size, pretrained, path)
+    return PyramidTrunk(name, input_size, pretrained, path, normalise)
 
 
 def _valid(size: int, kernel: int, stride: int) -> int:
@@ -183,13 +200,36 @@ def _create(make: Callable[[bool], nn.Module], name: str, *, download: bool) -> 
         ) from error
 
 
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read as weights ({type(error).__name__})") from error
+
+
+def _require_timm_weights(name: str, path: Path) -> None:
+    """Refuse a file without all weights of a timm network, which timm itself would leave random."""
+    import timm
+
+    with torch.device("meta"):
+        expected = timm.create_model(name, num_classes=0).state_dict()
+    missing = [
+        key for key in expected.keys() - _read_weights(path).keys() if "num_batches" not in key
+    ]
+    if missing:
+        raise UserError(
+            f"{path.name} does not hold the weights of {name}: {len(missing)} of {len(expected)} "
+            f"are missing, among them {min(missing)}"
+        )
+
+
 def _load_inception(net: nn.Module, path: Path) -> None:
-    if path.suffix == ".safetensors":
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
     state = {
-        key: value for key, value in state.items() if not key.startswith(UNUSED_INCEPTION_KEYS)
+        key: value
+        for key, value in _read_weights(path).items()
+        if not key.startswith(UNUSED_INCEPTION_KEYS)
     }
     try:
         net.load_state_dict(state)

@@ -132,7 +132,7 @@ class StageLayoutTerms(ExtraTerms):
         self, stage: RefinableStage, refinement: LayoutRefinement, step: Step
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """h, all unweighted sub-terms, and ‖h*‖ / ‖h‖ of one stage."""
-        words, lengths, _ = step.inputs.text
+        words, lengths = step.inputs.text.words, step.inputs.text.lengths
         features = stage.features(step.fake)
         if stage.layout is None:
             layout = self.layout_modules[stage.name].layout(features, words, lengths)

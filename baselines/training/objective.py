@@ -40,6 +40,7 @@ class Step:
     """What the phases of one training step share."""
 
     number: int
+    batch: Batch
     real: tuple[Tensor, ...]  # the real images in every size of the generator, smallest first
     fake: GeneratorOutput
     inputs: GeneratorInputs
@@ -166,6 +167,7 @@ class GANObjective(ABC):
             fake = self.net(inputs.noise, text.sentence, text.words, batch.lengths, eps=inputs.eps)
         return Step(
             number=number,
+            batch=batch,
             real=self.pyramid(batch.images),
             fake=fake,
             inputs=inputs,

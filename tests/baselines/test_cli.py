@@ -12,7 +12,7 @@ from baselines.cli import run_command
 from baselines.errors import UserError
 from tests.support.paths import ROOT
 
-COMMANDS = ("train", "damsm", "sample", "convert")
+COMMANDS = ("train", "damsm", "stream", "sample", "convert")
 
 
 def raising(error):
@@ -82,7 +82,7 @@ def test_help_does_not_wait_for_torch(command):
     assert done.stderr.split() == []
 
 
-@pytest.mark.parametrize("command", [["train", "dmgan"], ["damsm"]])
+@pytest.mark.parametrize("command", [["train", "dmgan"], ["damsm"], ["stream"]])
 def test_a_dry_run_of_a_preset_does_not_wait_for_torch(command, tmp_path):
     new = str(tmp_path / "new")
     done = started(SLOW, *command, "--preset", "cub", "--run-dir", new, "--dry-run")

@@ -9,6 +9,7 @@ from torch import nn
 from baselines.hosts.attngan.fusion import WordAttention
 from baselines.hosts.attngan.presets import CUB_MODEL
 from baselines.hosts.stacked_original import (
+    GATE_KEY,
     MEMORY_KEY,
     SPECTRAL_KEY,
     State,
@@ -29,7 +30,7 @@ NAMES = {"alr.word_projection.": "att.conv_context."}
 
 def read_original(state: State) -> nn.Module | None:
     """The network that `state` belongs to, without values; None if it is not AttnGAN's."""
-    if is_generator(state) and MEMORY_KEY not in state:
+    if is_generator(state) and MEMORY_KEY not in state and GATE_KEY not in state:
         return generator_like(state, WordAttention)
     if is_discriminator(state) and SPECTRAL_KEY not in state:
         return discriminator_like(state)

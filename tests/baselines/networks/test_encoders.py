@@ -158,6 +158,32 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         ImageEncoder(weights_file=path)
 
 
+def test_a_file_of_a_timm_trunk_must_hold_all_of_it(tmp_path):
+    path, kind = tmp_path / "weights.pth", {"trunk": "resnet18", "input_size": 64}
+    state = timm.create_model("resnet18").state_dict()  # with the classifier, as torchvision's
+    torch.save(state, path)
+    trunk = ImageEncoder(embedding_dim=4, weights_file=path, **kind).trunk.net
+    assert torch.equal(trunk.state_dict()["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
+    del state["layer4.1.conv2.weight"]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"weights\.pth .* resnet18: 1 of .* layer4\.1\.conv2"):
+        ImageEncoder(weights_file=path, **kind)
+    path.write_bytes(b"not a file of weights")
+    with pytest.raises(ValueError, match=r"weights\.pth: cannot be read as weights"):
+        ImageEncoder(weights_file=path, **kind)
+
+
+def test_a_timm_trunk_built_without_values_works_once_it_is_loaded():
+    kind = {"embedding_dim": 4, "trunk": "resnet18", "input_size": 64}
+    encoder = ImageEncoder(**kind).eval()
+    with torch.device("meta"):
+        empty = ImageEncoder(**kind).eval()
+    empty.load_state_dict(encoder.state_dict(), assign=True)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(empty(images).code, encoder(images).code)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
