@@ -105,6 +105,7 @@ def training_batches(
             rank=world.rank,
             world=world.size,
             workers=config.data.workers,
+            skip_broken=config.data.skip_broken,
             device=world.device,
         )
 

@@ -27,7 +27,8 @@ class DataConfig:
     uses all there are. `tokens` says what becomes of letters outside ASCII when a
     vocabulary is built: `ascii` drops them as the originals do, `unicode` keeps them, `auto` is the
     former for `scenes`, `cub` and `coco` and the latter for other data. `max_unknown` is the share
-    of words in captions that encoders may not know before they are refused.
+    of words in captions that encoders may not know before they are refused. `shuffle_buffer` is
+    how many images of `webdataset` are shuffled together; 0 shuffles all.
     """
 
     name: str = "scenes"
@@ -44,6 +45,7 @@ class DataConfig:
     max_objects: int = 3
     tokens: str = "auto"
     max_unknown: float = 0.2
+    shuffle_buffer: int = 10_000
 
 
 @dataclass(frozen=True)
@@ -224,8 +226,8 @@ RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(
         [
-            "data.captions_per_image", "data.workers", "encoder.images", "encoder.clip",
-            "model.residual_blocks", "loss.damsm", "loss.kl",
+            "data.captions_per_image", "data.workers", "data.shuffle_buffer", "encoder.images",
+            "encoder.clip", "model.residual_blocks", "loss.damsm", "loss.kl",
             *TERM_KEYS,
         ],
         _at_least(0),

@@ -110,11 +110,11 @@ def _discriminator_name(key: str, module: Discriminator) -> str:
         block, joint, rest = name.partition("jointConv.")
         return block + joint + _SPECTRAL.get(rest, rest) if spectral and joint else name
     index, rest = key.removeprefix("trunk.").split(".", 1)
-    block = int(index)
+    number = int(index)
     rest = _SPECTRAL.get(rest, rest) if spectral else rest
-    if block >= 4:
-        return f"{_LATER_BLOCKS[module.image_size][block - 4]}.{rest}"
+    if number >= 4:
+        return f"{_LATER_BLOCKS[module.image_size][number - 4]}.{rest}"
     # img_code_s16 is one flat sequence of four blocks; the first has no batch norm.
-    first = 2 * block if spectral else max(3 * block - 1, 0)
+    first = 2 * number if spectral else max(3 * number - 1, 0)
     layer, rest = rest.split(".", 1)
     return f"img_code_s16.{first + int(layer)}.{rest}"

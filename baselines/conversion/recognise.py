@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ def build_like(state: State) -> nn.Module:
     Raises:
         ConversionError: no network is recognised, or its sizes contradict one another.
     """
+    make: Callable[[State], nn.Module]
     if "encoder.weight" in state and "rnn.weight_ih_l0" in state:
         kind, make = "text encoder", _text_encoder
     elif "emb_features.weight" in state and "emb_cnn_code.weight" in state:
