@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import count
@@ -24,6 +24,8 @@ WRONG = 1  # sets the stream of a position's wrong image apart from that of its 
 TRIES = 32  # to find an image of another class
 
 _log = logging.getLogger(__name__)
+# So many broken images one after the other are no accident.
+_SKIPPED = 100
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,14 @@ class TrainingView(Dataset[Item]):
 
     The choice of the caption, the thinning of an over-long one to a random subset of
     `max_words` words in order (as the originals do), the crop and the flip are drawn from a
-    stream seeded with (seed, position) alone. A caption without a word gives way to the next.
+    stream seeded with (seed, position) alone. A caption without a word gives way to the next. With
+    `skip_broken` so does an image that cannot be had, with a warning.
 
     With `wrong_images` every item brings an image of another class as well, drawn uniformly from
     the source and augmented by itself, from a stream of its own: the items are otherwise the same.
 
     Raises:
-        DataError: no caption of the image has a word of the vocabulary.
+        DataError: an image cannot be read, or none of its captions has a word of the vocabulary.
     """
 
     def __init__(
@@ -141,17 +144,28 @@ class TrainingView(Dataset[Item]):
         max_words: int,
         seed: int,
         wrong_images: bool = False,
+        skip_broken: bool = False,
     ) -> None:
         _require_positive(size=size, max_words=max_words)
         self.source, self.vocabulary = source, vocabulary
         self.size, self.max_words, self.seed = size, max_words, seed
         self.wrong_images = wrong_images
+        self.skip_broken = skip_broken
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, place: tuple[int, int]) -> Item:
         index, position = place
+        for _ in range(_SKIPPED if self.skip_broken else 0):
+            try:
+                return self._item(index, position)
+            except DataError as error:
+                _log.warning("left out: %s", error)
+                index = (index + 1) % len(self)
+        return self._item(index, position)
+
+    def _item(self, index: int, position: int) -> Item:
         rng = seeded_rng(self.seed, position)
         caption_index, ids = self._draw_caption(index, rng)
         if len(ids) > self.max_words:
@@ -238,12 +252,20 @@ class EvaluationView(Dataset[Item]):
 class PositionSampler(Sampler[tuple[int, int]]):
     """Endless (index, position) pairs for the positions start + rank, + world, + world and on.
 
-    Position p is place p mod `length` of the shuffle of epoch p // `length`, which is derived from
-    (seed, epoch): where a run starts and how many ranks share it does not change what p means.
+    Position p is place p mod `length` of the order of epoch p // `length`, which `order` draws from
+    (seed, epoch), by default any order alike: where a run starts and how many ranks share it does
+    not change what p means.
     """
 
     def __init__(
-        self, length: int, *, seed: int, start: int = 0, rank: int = 0, world: int = 1
+        self,
+        length: int,
+        *,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        order: Callable[[torch.Generator], Tensor] | None = None,
     ) -> None:
         _require_positive(length=length, world=world)
         if start < 0 or not 0 <= rank < world:
@@ -253,6 +275,7 @@ class PositionSampler(Sampler[tuple[int, int]]):
             )
         self.length, self.seed = length, seed
         self.start, self.rank, self.world = start, rank, world
+        self.order = order or (lambda rng: torch.randperm(length, generator=rng))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch, order = -1, torch.empty(0)
@@ -261,7 +284,7 @@ class PositionSampler(Sampler[tuple[int, int]]):
                 epoch = position // self.length
                 # No position is negative: this stream is shared with no item.
                 rng = seeded_rng(self.seed, -1 - epoch)
-                order = torch.randperm(self.length, generator=rng)
+                order = self.order(rng)
             yield int(order[position % self.length]), position
 
 
@@ -278,6 +301,7 @@ def training_loader(
     world: int = 1,
     workers: int = 0,
     wrong_images: bool = False,
+    skip_broken: bool = False,
     device: torch.device | str = "cpu",
     patience: float = PATIENCE,
 ) -> BatchLoader[Batch]:
@@ -291,7 +315,16 @@ def training_loader(
         raise ValueError(f"start_batch is {start_batch}: expected 0 or more")
     start = start_batch * batch_size * world
     view = TrainingView(
-        source, vocabulary, size=size, max_words=max_words, seed=seed, wrong_images=wrong_images
+        source,
+        vocabulary,
+        size=size,
+        max_words=max_words,
+        seed=seed,
+        wrong_images=wrong_images,
+        skip_broken=skip_broken,
+    )
+    sampler = PositionSampler(
+        len(source), seed=seed, start=start, rank=rank, world=world, order=source.order
     )
     return BatchLoader(
         view,
@@ -299,7 +332,7 @@ def training_loader(
         collate=Collate(max_words),
         finish=partial(finished, device=device),
         batch_bytes=(1 + wrong_images) * batch_bytes(batch_size, size, max_words),
-        sampler=PositionSampler(len(source), seed=seed, start=start, rank=rank, world=world),
+        sampler=sampler,
         workers=workers,
         patience=patience,
     )

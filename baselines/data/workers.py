@@ -42,13 +42,13 @@ class Fault(NamedTuple):
 class _Guarded(Dataset[Any]):
     """Turns what the user can mend into a `Fault`, which reaches the run as one line."""
 
-    def __init__(self, view: Dataset[Item]) -> None:
+    def __init__(self, view: Dataset[Any]) -> None:
         self.view = view
 
     def __len__(self) -> int:
         return len(self.view)  # type: ignore[arg-type]  # every view of ours has a length
 
-    def __getitem__(self, place: Any) -> Item | Fault:
+    def __getitem__(self, place: Any) -> Any:
         try:
             return self.view[place]
         except UserError as error:
