@@ -22,7 +22,6 @@ from baselines.data.workers import PATIENCE, BatchLoader
 
 WRONG = 1  # sets the stream of a position's wrong image apart from that of its item
 TRIES = 32  # to find an image of another class
-
 _log = logging.getLogger(__name__)
 # So many broken images one after the other are no accident.
 _SKIPPED = 100
