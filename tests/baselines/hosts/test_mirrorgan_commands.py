@@ -23,8 +23,8 @@ from tests.baselines.hosts.test_mirrorgan import MIRRORGAN
 from tests.support.tiny_run import tiny_config
 
 
-def train_captioner(run_dir, *settings):
-    arguments = ["--preset", "demo", "--run-dir", str(run_dir)]
+def train_captioner(run_dir, encoders, *settings):
+    arguments = ["--preset", "demo", "--run-dir", str(run_dir), "--encoders", str(encoders)]
     shared = ("stream.images=16", "stream.batch_size=8", "data.train_images=64", "run.device=cpu")
     for setting in (*shared, "data.test_images=12", "data.max_objects=2", *settings):
         arguments += ["--set", setting]
@@ -33,8 +33,9 @@ def train_captioner(run_dir, *settings):
 
 
 @pytest.fixture(scope="session")
-def captioner(tmp_path_factory):
-    return train_captioner(tmp_path_factory.mktemp("captioner"), "stream.hidden_dim=24")
+def captioner(tmp_path_factory, encoders):
+    run_dir = tmp_path_factory.mktemp("captioner")
+    return train_captioner(run_dir, encoders, "stream.hidden_dim=24")
 
 
 def train_mirrorgan(run, encoders, steps, *settings, captioner=None, refine=""):
@@ -113,7 +114,7 @@ def test_a_run_keeps_its_captioner(tmp_path, encoders, captioner):
     run = tmp_path / "run"
     train_mirrorgan(run, encoders, 1, captioner=captioner)
     train_mirrorgan(run, encoders, 2, captioner=captioner)  # the same one may be named again
-    other = train_captioner(tmp_path / "other", "stream.hidden_dim=24", "run.seed=1")
+    other = train_captioner(tmp_path / "other", encoders, "stream.hidden_dim=24", "run.seed=1")
     with pytest.raises(ConfigError, match=r"holds a run with another captioner than .*other"):
         train_mirrorgan(run, encoders, 3, captioner=other)
 
