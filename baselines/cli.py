@@ -153,6 +153,8 @@ def training_batches(
             world=world.size,
             workers=config.data.workers,
             wrong_images=wrong_images,
+            skip_broken=config.data.skip_broken,
+            device=world.device,
         )
 
     return batches

@@ -91,6 +91,9 @@ class DataConfig(Group):
     max_unknown: float = setting(
         0.2, "share of the captions' words that encoders may not know", between(0, 1)
     )
+    shuffle_buffer: int = setting(
+        10_000, "images of webdataset that are shuffled together, 0: all", at_least(0)
+    )
 
 
 @dataclass(frozen=True)

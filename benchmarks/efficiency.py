@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from baselines.hosts.models import PRESETS, build_image_encoder, build_text_encoder
 from torch import nn
 
 from baselines import train
@@ -26,13 +25,15 @@ from baselines.data import Vocabulary
 from baselines.data.loader import Batch
 from baselines.data.scenes import Scenes
 from baselines.errors import UserError
+from baselines.files import write_atomic
+from baselines.hosts import find_host
 from baselines.metrics.report import markdown, significant
+from baselines.networks.encoders import build_image_encoder, build_text_encoder
 from baselines.runs import Encoders
 from baselines.sampling.drawing import Inputs, draw
-from baselines.training.checkpoint import write_atomic
 from baselines.training.distributed import World, pick_device
 from baselines.training.loop import run_phase
-from baselines.training.objective import StackedGANObjective
+from baselines.training.objective import GANObjective
 
 REFINEMENT = "alr,lvr"
 # Past every start and ramp, so that all terms are at work.
@@ -61,11 +62,13 @@ def configuration(model: str, preset: str, refine: str, settings: Sequence[str])
     """Resolve a preset as the training command does."""
     options = [model, "--preset", preset, "--run-dir", "unused", "--refine", refine or "none"]
     for setting in settings:
-        options += ["--set", setting]
+        # What refinement reads is refused where there is none.
+        if refine or not setting.startswith("refine."):
+            options += ["--set", setting]
     return train.configure(train.parse(options))
 
 
-def build(config: Config, world: World) -> StackedGANObjective:
+def build(config: Config, world: World) -> GANObjective:
     """Build a host with untrained encoders."""
     vocabulary = Vocabulary.build(Scenes.vocabulary_captions())
     settings = replace(config.encoder, pretrained=False)
@@ -78,7 +81,7 @@ def build(config: Config, world: World) -> StackedGANObjective:
     return train.build_objective(replace(config, encoder=settings), encoders, world)
 
 
-def random_batch(config: Config, objective: StackedGANObjective, world: World) -> Batch:
+def random_batch(config: Config, objective: GANObjective, world: World) -> Batch:
     """Make images and captions that cost what real ones do."""
     rng = torch.Generator().manual_seed(0)
     count, words, size = (
@@ -87,8 +90,10 @@ def random_batch(config: Config, objective: StackedGANObjective, world: World) -
         config.model.image_sizes[-1],
     )
     ids = torch.randint(1, objective.text_encoder.vocabulary_size, (count, words), generator=rng)
+    wrong = find_host(config.model.name).wrong_images
     batch = Batch(
         images=torch.rand(count, 3, size, size, generator=rng) * 2 - 1,
+        wrong_images=torch.rand(count, 3, size, size, generator=rng) * 2 - 1 if wrong else None,
         captions=ids,
         lengths=torch.randint(words // 2, words + 1, (count,), generator=rng),
         class_ids=torch.arange(count),
@@ -190,7 +195,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.efficiency", description=__doc__)
     parser.add_argument("--preset", default="demo")
-    parser.add_argument("--hosts", default=",".join(m for m in PRESETS if m != "alrgan"))
+    parser.add_argument("--hosts", default="attngan,dmgan,stackgan,dfgan")
     parser.add_argument("--set", action="append", default=[], metavar="GROUP.KEY=VALUE")
     parser.add_argument("--steps", type=int, default=32, help="timed steps of each host")
     parser.add_argument("--device", default="auto")

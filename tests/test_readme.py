@@ -89,3 +89,12 @@ def test_every_path_named_exists():
 def test_commands_named_exist():
     for module in set(re.findall(r"python -m (baselines\.\w+)", README)):
         assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
+
+
+def test_the_table_of_hosts_is_that_of_the_list():
+    from baselines.hosts import HOSTS
+
+    page = (ROOT / "baselines" / "README.md").read_text(encoding="utf-8")
+    table = re.search(r"<!-- hosts:.*?-->\n(.*?)<!-- /hosts -->", page, re.DOTALL)[1]
+    rows = [f"| `{host.name}` | {host.summary} |" for host in HOSTS.values()]
+    assert table.splitlines()[2:] == rows

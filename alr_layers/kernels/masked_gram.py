@@ -33,7 +33,8 @@ def _masked_difference(
     batch, dim, height, width = features.shape
     regions = height * width
     masks, real_masks = region_masks(layout, real_layout, soft)
-    tile = tiles.gram_tile(dim, tiles.arithmetic(features, real_features))
+    arithmetic = tiles.arithmetic(features, real_features)
+    tile = tiles.gram_tile(dim, arithmetic, tiles.compute_capability(features))
     pieces, cuts = triton.cdiv(dim, tile.block_d), triton.cdiv(regions, tile.block_n)
     splits = tiles.split_count(cuts, batch * pieces)
     squares = masks.new_empty(batch, splits, pieces)

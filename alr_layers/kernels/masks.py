@@ -10,7 +10,7 @@ from torch import Tensor
 from alr_layers.kernels import tiles
 from alr_layers.kernels.tiles import place_of
 
-BLOCK_PEAKS = 64
+ENTRIES = 4096  # of a tile of regions against all words
 
 
 @triton.jit
@@ -52,8 +52,10 @@ def region_masks(layout: Tensor, real_layout: Tensor, soft: bool) -> tuple[Tenso
     regions = height * width
     peaks = layout.new_empty(batch, regions, dtype=torch.float32)
     real_peaks = torch.empty_like(peaks)
+    block_t = tiles.block_words(words)
+    block_n = ENTRIES // block_t
     with tiles.on_device(layout):
-        _peaks_kernel[(triton.cdiv(regions, BLOCK_PEAKS), batch)](
+        _peaks_kernel[(triton.cdiv(regions, block_n), batch)](
             **tiles.with_strides(layout=layout, real_layout=real_layout),
             peaks=peaks,
             real_peaks=real_peaks,
@@ -61,8 +63,8 @@ def region_masks(layout: Tensor, real_layout: Tensor, soft: bool) -> tuple[Tenso
             regions=regions,
             width=width,
             FLAT=tiles.is_flat(layout, real_layout),
-            BLOCK_N=BLOCK_PEAKS,
-            BLOCK_T=tiles.block_words(words),
+            BLOCK_N=block_n,
+            BLOCK_T=block_t,
         )
     return (peaks, real_peaks) if soft else (_hardened(peaks), _hardened(real_peaks))
 

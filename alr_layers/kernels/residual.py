@@ -116,8 +116,18 @@ def _live(layout: Tensor, real_features: Tensor) -> int:
 
 def _empty_gated(layout: Tensor, real_features: Tensor) -> tuple[Tensor, Tensor]:
     """In the layout of memory of h*: a φ that runs channels-last gets its input so."""
-    like = real_features[:, : _live(layout, real_features)]
-    return torch.empty_like(like), torch.empty_like(like)
+    batch, _, height, width = layout.shape
+    live = _live(layout, real_features)
+    last = torch.channels_last
+    # Asked of h* itself: the strides of its first channels would depend on how many there are.
+    turned = real_features.is_contiguous(memory_format=last) and not real_features.is_contiguous()
+    easy = torch.empty(
+        (batch, live, height, width),
+        dtype=real_features.dtype,
+        device=real_features.device,
+        memory_format=last if turned else torch.contiguous_format,
+    )
+    return easy, torch.empty_like(easy)
 
 
 def _empty_gradients(

@@ -62,20 +62,25 @@ def layout_tile(dim: int, words: int, arithmetic: str, *, forward: bool) -> Tile
     return Tile(32 if block_t == 64 else 16, 16, 8, precision)
 
 
-def gram_tile(dim: int, arithmetic: str) -> Tile:
+def gram_tile(dim: int, arithmetic: str, capability: tuple[int, int]) -> Tile:
     """Of the forward pass of E10-E11: BLOCK_D channels of the Gram matrix by as many."""
     block_d = min(SMALL, channels_at_once(dim))
+    # What fits in the registers of 9.0 spills on 8.0.
+    roomy = capability >= (9, 0)
     if arithmetic == NATIVE:
-        return Tile(32, block_d, 2 if block_d <= 32 else 4, NATIVE)
+        return Tile(32 if roomy else 16, block_d, 2 if block_d <= 32 else 4, NATIVE)
     if block_d <= 32:
         return Tile(64, block_d, 4, IEEE)
-    return Tile(32, block_d, 4, "bf16x6") if arithmetic == ON_CORES else Tile(16, block_d, 4, IEEE)
+    if roomy and arithmetic == ON_CORES:
+        return Tile(32, block_d, 4, "bf16x6")
+    return Tile(16, block_d, 4, IEEE)
 
 
 def difference_tile(dim: int, words: int, arithmetic: str) -> Tile:
     """Of the backward pass of E10-E11."""
     block_d = channels_at_once(dim) if dim <= SMALL else 16
-    return Tile(64 if words <= 32 else 32, block_d, 4, exact(arithmetic))
+    small = words <= 32 and (arithmetic == NATIVE or block_d <= 32)
+    return Tile(64 if small else 32, block_d, 4, exact(arithmetic))
 
 
 def split_count(tiles: int, programs_per_split: int) -> int:

@@ -19,6 +19,11 @@ SOURCES = {
     "folder": SourceEntry(
         "baselines.data.folder:Folder", "your images with a metadata.jsonl", tokens="unicode"
     ),
+    "webdataset": SourceEntry(
+        "baselines.data.webdataset:WebDataset",
+        "tar shards as img2dataset writes them",
+        tokens="unicode",
+    ),
 }
 
 __all__ = [

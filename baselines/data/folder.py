@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from baselines.data.files import (
     FileSource,
     Record,
     first_captions,
+    hashes_to_test,
     inside,
     require_root,
 )
@@ -125,7 +125,7 @@ def _select(
         test = _listed(base, Path(split_file), {row.name for row in rows})
         rule, remedy = f"by {split_file}", "change that file"
     else:
-        test = {row.name for row in rows if _hashes_to_test(row.name)}
+        test = {row.name for row in rows if hashes_to_test(row.name)}
         rule = "by a hash of the file names, about 9 to 1"
         remedy = "choose the test images with data.split_file (--split-file)"
     counts = {"train": sum(row.name not in test for row in rows)}
@@ -135,11 +135,6 @@ def _select(
             raise DataError(f"{base}: no image is left for the {name} split, {rule}: {remedy}")
     chosen = [row for row in rows if (row.name in test) == (split == "test")]
     return chosen, (f"split {rule}: {counts['train']} train, {counts['test']} test images",)
-
-
-def _hashes_to_test(name: str) -> bool:
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % 10 == 0
 
 
 def _listed(base: Path, split_file: Path, names: set[str]) -> set[str]:

@@ -127,4 +127,5 @@ def to_square(image: Image.Image, size: int, rng: torch.Generator | None) -> Ten
     square = transforms.crop(resized, top, left, size, size)
     if flip:
         square = transforms.horizontal_flip(square)
-    return transforms.pil_to_tensor(square)
+    pixels: Tensor = transforms.pil_to_tensor(square)
+    return pixels

@@ -5,23 +5,26 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
-from baselines.data.source import DataError, Source
+from baselines.data.source import DataError, Source, to_floats
 from baselines.data.vocabulary import Vocabulary
+from baselines.data.workers import PATIENCE, BatchLoader
 
 WRONG = 1  # sets the stream of a position's wrong image apart from that of its item
 TRIES = 32  # to find an image of another class
-
 _log = logging.getLogger(__name__)
+# So many broken images one after the other are no accident.
+_SKIPPED = 100
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Every tensor but `lengths_cpu` on `device`, copied without waiting where possible."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True)
             for name, value in self._tensors().items()
             if name != "lengths_cpu"
@@ -61,7 +64,8 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Page-locked copies, from which a GPU can be fed without waiting."""
-        return replace(self, **{n: value.pin_memory() for n, value in self._tensors().items()})
+        pinned: dict[str, Any] = {n: value.pin_memory() for n, value in self._tensors().items()}
+        return replace(self, **pinned)
 
     def _tensors(self) -> dict[str, Tensor]:
         values = {part.name: getattr(self, part.name) for part in fields(self)}
@@ -69,7 +73,10 @@ class Batch:
 
 
 class Item(NamedTuple):
-    """One captioned image; `ids` holds 1 to max_words word ids, not padded."""
+    """One captioned image; `ids` holds 1 to max_words word ids, not padded.
+
+    image: (3, S, S), uint8 from a loader's view or already float32 in [-1, 1].
+    """
 
     image: Tensor
     ids: list[int]
@@ -117,13 +124,14 @@ class TrainingView(Dataset[Item]):
 
     The choice of the caption, the thinning of an over-long one to a random subset of
     `max_words` words in order (as the originals do), the crop and the flip are drawn from a
-    stream seeded with (seed, position) alone. A caption without a word gives way to the next.
+    stream seeded with (seed, position) alone. A caption without a word gives way to the next. With
+    `skip_broken` so does an image that cannot be had, with a warning.
 
     With `wrong_images` every item brings an image of another class as well, drawn uniformly from
     the source and augmented by itself, from a stream of its own: the items are otherwise the same.
 
     Raises:
-        DataError: no caption of the image has a word of the vocabulary.
+        DataError: an image cannot be read, or none of its captions has a word of the vocabulary.
     """
 
     def __init__(
@@ -135,23 +143,34 @@ class TrainingView(Dataset[Item]):
         max_words: int,
         seed: int,
         wrong_images: bool = False,
+        skip_broken: bool = False,
     ) -> None:
         _require_positive(size=size, max_words=max_words)
         self.source, self.vocabulary = source, vocabulary
         self.size, self.max_words, self.seed = size, max_words, seed
         self.wrong_images = wrong_images
+        self.skip_broken = skip_broken
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, place: tuple[int, int]) -> Item:
         index, position = place
+        for _ in range(_SKIPPED if self.skip_broken else 0):
+            try:
+                return self._item(index, position)
+            except DataError as error:
+                _log.warning("left out: %s", error)
+                index = (index + 1) % len(self)
+        return self._item(index, position)
+
+    def _item(self, index: int, position: int) -> Item:
         rng = seeded_rng(self.seed, position)
         caption_index, ids = self._draw_caption(index, rng)
         if len(ids) > self.max_words:
             order = torch.randperm(len(ids), generator=rng)[: self.max_words]
             ids = [ids[number] for number in order.sort().values.tolist()]
-        image = self.source.image(index, self.size, rng=rng)
+        image = self.source.pixels(index, self.size, rng=rng)
         class_id, key = self.source.class_id(index), self.source.key(index)
         wrong = self._draw_wrong(class_id, position) if self.wrong_images else None
         return Item(image, ids, class_id, key, caption_index, wrong)
@@ -163,7 +182,7 @@ class TrainingView(Dataset[Item]):
             other = int(torch.randint(len(self.source), (), generator=rng))
             if self.source.class_id(other) != class_id:
                 break
-        return self.source.image(other, self.size, rng=rng)
+        return self.source.pixels(other, self.size, rng=rng)
 
     def _draw_caption(self, index: int, rng: torch.Generator) -> tuple[int, list[int]]:
         captions = self.source.captions(index)
@@ -214,7 +233,7 @@ class EvaluationView(Dataset[Item]):
         index, number, ids = self._pairs[place]
         if self._last is None or self._last[0] != index:
             # The captions of an image follow each other: decode it once.
-            self._last = (index, self.source.image(index, self.size))
+            self._last = (index, self.source.pixels(index, self.size))
         return Item(self._last[1], ids, self.source.class_id(index), self.source.key(index), number)
 
     def _log_what_changed(self, max_words: int) -> None:
@@ -232,12 +251,20 @@ class EvaluationView(Dataset[Item]):
 class PositionSampler(Sampler[tuple[int, int]]):
     """Endless (index, position) pairs for the positions start + rank, + world, + world and on.
 
-    Position p is place p mod `length` of the shuffle of epoch p // `length`, which is derived from
-    (seed, epoch): where a run starts and how many ranks share it does not change what p means.
+    Position p is place p mod `length` of the order of epoch p // `length`, which `order` draws from
+    (seed, epoch), by default any order alike: where a run starts and how many ranks share it does
+    not change what p means.
     """
 
     def __init__(
-        self, length: int, *, seed: int, start: int = 0, rank: int = 0, world: int = 1
+        self,
+        length: int,
+        *,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        order: Callable[[torch.Generator], Tensor] | None = None,
     ) -> None:
         _require_positive(length=length, world=world)
         if start < 0 or not 0 <= rank < world:
@@ -247,6 +274,7 @@ class PositionSampler(Sampler[tuple[int, int]]):
             )
         self.length, self.seed = length, seed
         self.start, self.rank, self.world = start, rank, world
+        self.order = order or (lambda rng: torch.randperm(length, generator=rng))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch, order = -1, torch.empty(0)
@@ -255,7 +283,7 @@ class PositionSampler(Sampler[tuple[int, int]]):
                 epoch = position // self.length
                 # No position is negative: this stream is shared with no item.
                 rng = seeded_rng(self.seed, -1 - epoch)
-                order = torch.randperm(self.length, generator=rng)
+                order = self.order(rng)
             yield int(order[position % self.length]), position
 
 
@@ -272,8 +300,11 @@ def training_loader(
     world: int = 1,
     workers: int = 0,
     wrong_images: bool = False,
-) -> Iterable[Batch]:
-    """Endless training batches of `batch_size` images for this rank.
+    skip_broken: bool = False,
+    device: torch.device | str = "cpu",
+    patience: float = PATIENCE,
+) -> BatchLoader[Batch]:
+    """Endless training batches of `batch_size` images for this rank, on `device`.
 
     Batch n of all ranks together covers the positions n·batch_size·world and on; `start_batch`
     resumes there. The global random state is neither read nor changed.
@@ -283,17 +314,26 @@ def training_loader(
         raise ValueError(f"start_batch is {start_batch}: expected 0 or more")
     start = start_batch * batch_size * world
     view = TrainingView(
-        source, vocabulary, size=size, max_words=max_words, seed=seed, wrong_images=wrong_images
+        source,
+        vocabulary,
+        size=size,
+        max_words=max_words,
+        seed=seed,
+        wrong_images=wrong_images,
+        skip_broken=skip_broken,
     )
-    return DataLoader(
+    sampler = PositionSampler(
+        len(source), seed=seed, start=start, rank=rank, world=world, order=source.order
+    )
+    return BatchLoader(
         view,
         batch_size=batch_size,
-        sampler=PositionSampler(len(source), seed=seed, start=start, rank=rank, world=world),
-        collate_fn=Collate(max_words),
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        # Without one of its own a DataLoader takes its base seed from the global generator.
-        generator=torch.Generator(),
+        collate=Collate(max_words),
+        finish=partial(finished, device=device),
+        batch_bytes=(1 + wrong_images) * batch_bytes(batch_size, size, max_words),
+        sampler=sampler,
+        workers=workers,
+        patience=patience,
     )
 
 
@@ -305,17 +345,29 @@ def evaluation_loader(
     max_words: int,
     batch_size: int,
     workers: int = 0,
-) -> DataLoader[Item]:
+) -> BatchLoader[Batch]:
     """Batches of an `EvaluationView` (`.dataset`) in order; the last may be smaller."""
     _require_positive(batch_size=batch_size)
-    return DataLoader(
+    return BatchLoader(
         EvaluationView(source, vocabulary, size=size, max_words=max_words),
         batch_size=batch_size,
-        collate_fn=Collate(max_words),
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),
+        collate=Collate(max_words),
+        finish=partial(finished, device="cpu"),
+        batch_bytes=batch_bytes(batch_size, size, max_words),
+        workers=workers,
     )
+
+
+def finished(batch: Batch, device: torch.device | str) -> Batch:
+    """Move a batch to `device` as uint8, then make floats of its pixels there."""
+    batch = batch.to(device)
+    wrong = None if batch.wrong_images is None else to_floats(batch.wrong_images)
+    return replace(batch, images=to_floats(batch.images), wrong_images=wrong)
+
+
+def batch_bytes(batch_size: int, size: int, max_words: int) -> int:
+    """What a batch takes between processes: uint8 pixels, int64 words, a page for each tensor."""
+    return batch_size * (3 * size * size + 8 * max_words + 3 * 8) + 6 * 4096
 
 
 def pyramid(images: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:

@@ -94,7 +94,8 @@ def _from_bytes(
     budget.take(len(data))
     if not isinstance(shape, tuple) or not all(type(side) is int for side in shape):
         raise UnsafePickleError(f"holds a numpy array of shape {quoted(shape)}")
-    return np.frombuffer(data, dtype.dtype).reshape(shape, order=order).copy()
+    array: np.ndarray = np.frombuffer(data, dtype.dtype).reshape(shape, order=order).copy()
+    return array
 
 
 def _as_bytes(content: Any) -> bytes:

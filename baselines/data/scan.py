@@ -70,6 +70,13 @@ class FilteredSource(BaseSource):
         """See `Source.key`."""
         return self.source.key(self.indices[index])
 
+    def order(self, rng: torch.Generator) -> Tensor:
+        """The order of the whole source without what is left out."""
+        place = torch.full((len(self.source),), -1)
+        place[torch.tensor(self.indices)] = torch.arange(len(self))
+        order = place[self.source.order(rng)]
+        return order[order >= 0]
+
     @property
     def fingerprint(self) -> str:
         """Of the whole source's and what is left out."""

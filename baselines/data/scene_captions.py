@@ -226,7 +226,7 @@ def _write(template: str, scene: Scene, rng: np.random.Generator) -> SceneCaptio
 
 @functools.cache
 def _parse(template: str) -> tuple[tuple[tuple[str, str | None, str], ...], int]:
-    parts = []
+    parts: list[tuple[str, str | None, str]] = []
     named = 0
     for word in template.split():
         match = _FIELD.fullmatch(word)

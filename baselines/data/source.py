@@ -92,6 +92,10 @@ class Source(Protocol):
         """Images of equal class id are never each other's negative."""
         ...
 
+    def order(self, rng: torch.Generator) -> Tensor:
+        """(len,) int64: the order of an epoch, drawn from `rng` alone."""
+        ...
+
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with what is shown, not with where it lies.
@@ -189,9 +193,21 @@ class BaseSource:
         """The same pixels as (3, size, size) float32 in [-1, 1]."""
         return to_floats(self.pixels(index, size, rng=rng))
 
+    def captions(self, index: int) -> tuple[str, ...]:
+        """What a source must say itself; see `Source.captions`."""
+        raise NotImplementedError
+
+    def key(self, index: int) -> str:
+        """What a source must say itself; see `Source.key`."""
+        raise NotImplementedError
+
     def class_id(self, index: int) -> int:
         """Every image is a class of its own."""
         return index
+
+    def order(self, rng: torch.Generator) -> Tensor:
+        """All orders are equally likely."""
+        return torch.randperm(len(self), generator=rng)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -51,6 +51,7 @@ class Options:
         images: for how many captions to draw; None for all, up to as many as are published.
         real_images: how many real images to measure and compare with; None for all.
         samples: images drawn for each caption.
+        truncation: of the noise that images are drawn from, 0 for none.
         independent: a run or file of encoders that the generator was not trained with.
         batch_size: images drawn at once.
         seed: of noise, candidates, shuffles and resampling.
@@ -64,6 +65,7 @@ class Options:
     images: int | None = None
     real_images: int | None = None
     samples: int = 1
+    truncation: float = 0.0
     independent: Path | None = None
     batch_size: int = 32
     seed: int = 0
@@ -80,6 +82,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}; expected 1 or more")
+        if self.truncation < 0:
+            raise UserError(f"truncation is {self.truncation}; expected 0 (none) or a rate above")
         check_names(self.metrics or [])
 
 
@@ -173,6 +177,8 @@ def prepare(
         "samples": options.samples,
         "seed": options.seed,
     }
+    if options.truncation:
+        protocol["truncation"] = options.truncation
     return context, protocol
 
 
@@ -247,7 +253,8 @@ def drawn_sets(
         batches = drawn_batches(
             run.generator, context.pairs, run.encoders.text, count=protocol["images"],
             batch_size=options.batch_size, seed=options.seed, device=device,
-            samples=options.samples, judge=run.encoders.image if layouts else None,
+            samples=options.samples, truncation=options.truncation,
+            judge=run.encoders.image if layouts else None,
         )  # fmt: skip
         if options.save_images is not None and name == TRAINED:
             batches = save_images(batches, context.source, context.pairs, options.save_images)

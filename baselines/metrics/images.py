@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -21,7 +21,6 @@ from baselines.metrics.pairs import Pairs
 from baselines.metrics.scene_parsing import Component, find_components
 from baselines.metrics.spec import LayoutMaker
 from baselines.networks.encoders import ImageEncoder, TextEncoder
-from baselines.networks.generator import StackedGenerator
 from baselines.pictures.grids import to_picture
 from baselines.sampling.drawing import Inputs, draw, seeded_noise
 
@@ -66,7 +65,7 @@ class ImageBatch:
 
 
 def drawn_batches(
-    generator: StackedGenerator,
+    generator: nn.Module,
     pairs: Pairs,
     text_encoder: TextEncoder,
     *,
@@ -75,6 +74,7 @@ def drawn_batches(
     seed: int,
     device: torch.device,
     samples: int = 1,
+    truncation: float = 0.0,
     judge: ImageEncoder | None = None,
 ) -> Iterator[ImageBatch]:
     """Draw `samples` images for each of the first `count` pairs, all first samples first.
@@ -91,6 +91,7 @@ def drawn_batches(
         seed: of the noise.
         device: where to draw.
         samples: images of each pair.
+        truncation: of the noise, see `seeded_noise`.
         judge: an image encoder; with it the batches have its layout ("damsm") too.
     """
     widths = generator.noise_dim, generator.condition_dim
@@ -99,8 +100,8 @@ def drawn_batches(
             text = text_encoder(pairs.ids[rows].to(device), pairs.lengths[rows])
             # The first sample's noise is that of the pair, so that more samples change nothing.
             numbers = [(row, sample) if sample else (row,) for row in rows.tolist()]
-            drawn_noise = zip(*(seeded_noise(*widths, seed, *n) for n in numbers), strict=True)
-            noise, eps = (torch.stack(values) for values in drawn_noise)
+            drawn_noise = (seeded_noise(*widths, seed, *n, truncation=truncation) for n in numbers)
+            noise, eps = (torch.stack(values) for values in zip(*drawn_noise, strict=True))
             inputs = Inputs(noise, eps, text.sentence, text.words, pairs.lengths[rows])
             drawn = draw(generator, inputs, device)
             images = drawn.images[-1]

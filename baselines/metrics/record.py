@@ -10,7 +10,8 @@ measuring one again replaces its values; anything else is appended. An entry is
   `captions` (`count`, `max_words`, `truncated`, `dropped`).
 - `protocol`: what must agree before entries are compared. `data`, `fingerprint` (of images and
   captions by content; of a folder, of captions and reference), `split`, `size` (pixels), `images`
-  (captions drawn), `real_images`, `samples` (images of each caption), `seed`.
+  (captions drawn), `real_images`, `samples` (images of each caption), `seed`, `truncation` (of the
+  noise, where there was any).
 - `environment`: `device`, `batch_size`, `arithmetic`, `versions`: they move the last digits.
 - `metrics`: row → set of images ("real", "untrained", "trained", ...) → score. A score has `value`
   and, where known, `error` (standard error of the value), `interval` (95 %, two numbers),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from baselines.data.loader import seeded_rng
-from baselines.networks.generator import GeneratorOutput, StackedGenerator
+from baselines.networks.contracts import GeneratorOutput
+
+CUT = 2.0  # standard deviations, of truncated noise
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,29 @@ class Inputs:
         return Inputs(*(value[start:stop] for value in vars(self).values()))
 
 
-def seeded_noise(noise_dim: int, condition_dim: int, *numbers: int) -> tuple[Tensor, Tensor]:
-    """Draw noise (Z,) and conditioning noise (C,) that depend on `numbers` alone, on the CPU."""
+def seeded_noise(
+    noise_dim: int, condition_dim: int, *numbers: int, truncation: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Draw noise (Z,) and conditioning noise (C,) that depend on `numbers` alone, on the CPU.
+
+    Args:
+        noise_dim: Z.
+        condition_dim: C, always standard normal.
+        numbers: the seed, and what of it this is.
+        truncation: 0 gives standard normal noise; a rate gives that many times a standard normal
+            of [-2, 2], drawn anew where it falls outside: less varied, cleaner images. DF-GAN
+            samples with 0.88.
+    """
     rng = seeded_rng(*numbers)
-    return torch.randn(noise_dim, generator=rng), torch.randn(condition_dim, generator=rng)
+    noise, eps = torch.randn(noise_dim, generator=rng), torch.randn(condition_dim, generator=rng)
+    if not truncation:
+        return noise, eps
+    while (outside := noise.abs() > CUT).any():
+        noise[outside] = torch.randn(int(outside.sum()), generator=rng)
+    return truncation * noise, eps
 
 
-def draw(generator: StackedGenerator, inputs: Inputs, device: torch.device) -> GeneratorOutput:
+def draw(generator: nn.Module, inputs: Inputs, device: torch.device) -> GeneratorOutput:
     """Run the generator over all rows of `inputs`; the result stays on `device`, without features.
 
     The rows are drawn at once, except by a generator with `legacy_mask`: its mis-tiled padding

@@ -11,15 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from baselines.data.loader import seeded_rng
 from baselines.data.vocabulary import Vocabulary
 from baselines.errors import UserError
 from baselines.hosts import find_host
 from baselines.networks.contracts import GeneratorOutput
-from baselines.networks.noise import draw_noise
 from baselines.pictures.grids import to_picture
 from baselines.runs import GENERATOR, Run, load_run
-from baselines.sampling.drawing import Inputs, draw
+from baselines.sampling.drawing import Inputs, draw, seeded_noise
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +83,7 @@ class Pipeline:
     means the same on every device. A converted original with `legacy_mask` is drawn one image at
     a time, because its mis-tiled mask lets the images of a batch disturb each other.
 
-    truncation: of the noise, see `networks.noise.draw_noise`; 0 as in training.
+    truncation: of the noise, see `drawing.seeded_noise`; 0 as in training.
     """
 
     def __init__(
@@ -240,11 +238,10 @@ class Pipeline:
         self, samples: Sequence[int], seed: int, mean_conditioning: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Noise (N, Z) and conditioning noise (N, C) of the numbered samples of a seed."""
-        model, drawn = self.run.config.model, []
-        for sample in samples:
-            rng = seeded_rng(seed, sample)
-            noise = draw_noise(model.noise_dim, rng, self.truncation)
-            drawn.append([noise, draw_noise(model.condition_dim, rng)])
+        widths = (self.run.config.model.noise_dim, self.run.config.model.condition_dim)
+        drawn = [
+            seeded_noise(*widths, seed, sample, truncation=self.truncation) for sample in samples
+        ]
         noise, eps = (torch.stack(values) for values in zip(*drawn, strict=True))
         return noise, torch.zeros_like(eps) if mean_conditioning else eps
 
@@ -283,7 +280,7 @@ def load(
         run_dir: what `--run-dir` named in training, or a folder of converted originals.
         device: "cpu", "cuda", "cuda:1", ...; "auto" takes the GPU where there is one.
         weights: the file of the run to use; `baselines.runs.INITIAL` is the untrained network.
-        truncation: of the noise, see `networks.noise.draw_noise`.
+        truncation: of the noise, see `drawing.seeded_noise`.
 
     Raises:
         CheckpointError: the directory is no run, or a file of it is missing or damaged.

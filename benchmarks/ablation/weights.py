@@ -68,8 +68,8 @@ class Ascending(nn.Module):
         self.phi = FixedMean(phi)
 
     def forward(self, gated: Tensor) -> Tensor:
-        """(B, L, H, W) -> (B, K, H, W); gradients to φ are reversed."""
-        return _Reversed.apply(self.phi(gated))
+        """(B, L, H, W) -> (B, K, H, W); gradients to φ are reversed, those to its input are not."""
+        return _Reversed.apply(self.phi(_Reversed.apply(gated)))
 
 
 def constant(alpha: float, beta: float) -> Callable[[GANObjective], None]:

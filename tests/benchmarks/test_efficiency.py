@@ -8,7 +8,7 @@ from benchmarks import efficiency
 
 TINY = (
     "model.feature_dim=8", "model.discriminator_dim=8", "model.condition_dim=8",
-    "model.noise_dim=8", "optim.batch_size=4",
+    "model.noise_dim=8", "optim.batch_size=4", "refine.source=module",
 )  # fmt: skip
 
 
@@ -16,7 +16,19 @@ def test_every_host_is_measured_with_and_without_refinement(tmp_path, capsys):
     settings = [part for setting in TINY for part in ("--set", setting)]
     out = tmp_path / "costs.json"
     efficiency.main(
-        ["--preset", "demo", "--steps", "2", "--device", "cpu", "--out", str(out), *settings]
+        [
+            "--preset",
+            "demo",
+            "--hosts",
+            "attngan,dmgan",
+            "--steps",
+            "2",
+            "--device",
+            "cpu",
+            "--out",
+            str(out),
+            *settings,
+        ]
     )
     report = json.loads(out.read_text())
     costs = {found["name"]: found for found in report["costs"]}

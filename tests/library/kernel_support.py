@@ -85,12 +85,13 @@ def run(function, tensors, rest, upstream=None):
 @contextmanager
 def poisoned() -> Iterator[None]:
     """Allocations hold NaN, so that what a kernel leaves unwritten shows."""
-    empty_like, new_empty = torch.empty_like, Tensor.new_empty
+    empty, empty_like, new_empty = torch.empty, torch.empty_like, Tensor.new_empty
 
     def spoil(tensor):
         return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
 
     with (
+        mock.patch.object(torch, "empty", lambda *a, **k: spoil(empty(*a, **k))),
         mock.patch.object(torch, "empty_like", lambda *a, **k: spoil(empty_like(*a, **k))),
         mock.patch.object(Tensor, "new_empty", lambda *a, **k: spoil(new_empty(*a, **k))),
     ):

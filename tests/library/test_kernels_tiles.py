@@ -55,7 +55,8 @@ def test_arithmetic_follows_storage_and_the_gpu(monkeypatch):
 )
 def test_every_size_has_a_tile(dim, words, arithmetic):
     found = [tiles.layout_tile(dim, words, arithmetic, forward=way) for way in (True, False)]
-    found += [tiles.gram_tile(dim, arithmetic), tiles.difference_tile(dim, words, arithmetic)]
+    found += [tiles.gram_tile(dim, arithmetic, gpu) for gpu in ((8, 0), (9, 0))]
+    found.append(tiles.difference_tile(dim, words, arithmetic))
     for tile in found:
         assert tile.precision in (tiles.NATIVE, "bf16x6", tiles.IEEE)
         assert (tile.precision == tiles.NATIVE) == (arithmetic == tiles.NATIVE)

@@ -223,3 +223,12 @@ def test_pyramid_refuses_other_sizes(sizes):
 def test_pyramid_refuses_oblong_images():
     with pytest.raises(ValueError, match="square"):
         pyramid(torch.zeros(1, 3, 8, 16), (4, 16))
+
+
+def test_an_order_of_the_source_is_followed():
+    def backwards(rng):
+        return torch.arange(6, -1, -1)
+
+    pairs = list(islice(PositionSampler(7, seed=0, start=3, order=backwards), 8))
+    assert [index for index, _ in pairs] == [3, 2, 1, 0, 6, 5, 4, 3]
+    assert [position for _, position in pairs] == list(range(3, 11))

@@ -11,6 +11,7 @@ from baselines.data.loader import training_loader
 from baselines.data.scan import scan
 from baselines.data.scene_content import COLOURS, SHAPES
 from tests.baselines.data.makers import Toy, make_coco, make_cub, make_folder
+from tests.baselines.data.test_webdataset import samples, write_shard
 
 MAKERS = {
     "cub": make_cub,
@@ -18,6 +19,9 @@ MAKERS = {
     "folder": lambda root: [
         make_folder(root / split, [{"file_name": "a.png", "text": "a cat"}])
         for split in ("train", "test")
+    ],
+    "webdataset": lambda root: [
+        write_shard(root / split / "00000.tar", samples(0, 2)) for split in ("train", "test")
     ],
 }
 
@@ -81,7 +85,7 @@ def test_unknown_names_get_the_nearest(name, hint):
         open_source(DataConfig(name=name), "train")
 
 
-@pytest.mark.parametrize("name", ["cub", "coco", "folder"])
+@pytest.mark.parametrize("name", ["cub", "coco", "folder", "webdataset"])
 def test_missing_roots_are_named(name, tmp_path):
     with pytest.raises(DataError, match=f"data.root is empty: {name} needs the folder"):
         open_source(DataConfig(name=name), "train")

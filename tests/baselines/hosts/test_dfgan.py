@@ -1,5 +1,6 @@
 """DF-GAN as a host: settings, start, files, truncation, and every command."""
 
+import json
 import pickle
 
 import pytest
@@ -8,19 +9,21 @@ import torch
 from baselines import evaluate, sample, train
 from baselines.config import ConfigError, override
 from baselines.convert import ConversionError, convert, from_original, to_original
+from baselines.errors import UserError
 from baselines.hosts import HOSTS, build_discriminators, build_generator
 from baselines.hosts.dfgan.discriminator import DFGANDiscriminator, MatchHead
 from baselines.hosts.dfgan.generator import DFGANGenerator
 from baselines.hosts.dfgan.model import stages
 from baselines.networks.encoders import ImageEncoder, TextEncoder
-from baselines.networks.noise import draw_noise
 from baselines.runs import load_run
+from baselines.sampling.drawing import seeded_noise
 from baselines.sampling.pipeline import load
 from tests.baselines.commands import differences, stats_of, train_tiny
 from tests.support.keys import read_keys
 from tests.support.paths import require, shared
 
 HOST = HOSTS["dfgan"]
+SIZES = ("model.base_size=32", "model.stages=1")
 REFINED = ("refine.normalization=rms", "refine.alr.share=0.1", "refine.lvr.share=0.1")
 
 
@@ -253,8 +256,9 @@ def test_a_converted_set_is_a_run_directory(tmp_path):
 
 
 def test_truncated_noise_has_the_distribution_it_should():
-    rng = torch.Generator().manual_seed(0)
-    noise = draw_noise(200_000, rng, 0.88).double()
+    noise, eps = seeded_noise(200_000, 50_000, 0, truncation=0.88)
+    noise = noise.double()
+    assert eps.abs().max() > 2  # the conditioning's noise is never cut
     assert noise.abs().max() <= 1.76
     # Standard deviation of a standard normal cut off at 2, by the closed form.
     density = torch.exp(torch.tensor(-2.0)) / (2 * torch.pi) ** 0.5
@@ -266,15 +270,17 @@ def test_truncated_noise_has_the_distribution_it_should():
 
 
 def test_without_truncation_noise_is_plain():
-    plain = torch.randn(7, generator=torch.Generator().manual_seed(3))
-    assert torch.equal(plain, draw_noise(7, torch.Generator().manual_seed(3)))
+    (plain, eps), (cut, same) = (seeded_noise(9, 4, 3, truncation=rate) for rate in (0.0, 0.5))
+    assert torch.equal(eps, same)
+    inside = plain.abs() <= 2
+    assert torch.equal(cut[inside], 0.5 * plain[inside]) and cut.abs().max() <= 1
 
 
 # Commands
 
 
 def test_training_resumes_to_the_bit_and_draws_and_is_evaluated(tmp_path, encoders):
-    tail = ("run.log_every=1", "run.grid_every=4")
+    tail = (*SIZES, "run.log_every=1", "run.grid_every=4")
     whole = train_tiny("dfgan", tmp_path / "whole", encoders, 4, *tail)
     train_tiny("dfgan", tmp_path / "parts", encoders, 2, *tail)
     parts = train_tiny("dfgan", tmp_path / "parts", encoders, 4, *tail)
@@ -293,17 +299,25 @@ def test_training_resumes_to_the_bit_and_draws_and_is_evaluated(tmp_path, encode
     assert plain != cut
     with pytest.raises(SystemExit):
         sample.main([*arguments, "--truncation", "-1"])
-    evaluate.main(["--run", run, "--images", "12", "--device", "cpu"])
-    assert "r_precision" in (tmp_path / "whole" / "evaluation.json").read_text()
+    evaluate.main(["--run", run, "--images", "12", "--device", "cpu", "--truncation", "0.88"])
+    written = json.loads((tmp_path / "whole" / "evaluation.json").read_text())["evaluations"][-1]
+    assert written["protocol"]["truncation"] == 0.88 and "fid/damsm" in written["metrics"]
+    with pytest.raises(UserError, match=r"truncation is -1\.0"):
+        evaluate.main(["--run", run, "--images", "12", "--device", "cpu", "--truncation", "-1"])
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory, encoders):
+    """The last checkpoint of a run without refinement."""
+    return train_tiny("dfgan", tmp_path_factory.mktemp("host"), encoders, 2, *SIZES)
 
 
 @pytest.mark.parametrize("source", ["module", "damsm"])
-def test_refinement_of_zero_weight_is_the_host_to_the_bit(source, tmp_path, encoders):
-    host = train_tiny("dfgan", tmp_path / "host", encoders, 3)
-    settings = (*REFINED, f"refine.source={source}")
+def test_refinement_of_zero_weight_is_the_host_to_the_bit(source, host, tmp_path, encoders):
+    settings = (*SIZES, *REFINED, f"refine.source={source}")
     zero = [f"refine.{term}.weight=0" for term in ("alr", "reconstruction", "lvr")]
-    idle = train_tiny("dfgan", tmp_path / "zero", encoders, 3, *settings, *zero, refine="alr,lvr")
-    active = train_tiny("dfgan", tmp_path / "on", encoders, 3, *settings, refine="alr,lvr")
+    idle = train_tiny("dfgan", tmp_path / "zero", encoders, 2, *settings, *zero, refine="alr,lvr")
+    active = train_tiny("dfgan", tmp_path / "on", encoders, 2, *settings, refine="alr,lvr")
     for name in ("generator", "discriminators", "average"):
         assert differences(host["networks"][name], idle["networks"][name]) == []
     assert differences(host["networks"]["generator"], active["networks"]["generator"])
@@ -315,11 +329,12 @@ def test_refinement_of_zero_weight_is_the_host_to_the_bit(source, tmp_path, enco
 
 
 def test_averaging_is_an_option_and_off_as_published(tmp_path, encoders):
-    state = train_tiny("dfgan", tmp_path / "off", encoders, 2, "optim.ema=0", "loss.damsm=1")
+    settings = (*SIZES, "optim.ema=0", "loss.damsm=1")
+    state = train_tiny("dfgan", tmp_path / "off", encoders, 2, *settings)
     live, average = (state["networks"][name] for name in ("generator", "average"))
     assert differences(live, average) == []
     assert "G/damsm_words" in stats_of(tmp_path / "off")[-1]
-    state = train_tiny("dfgan", tmp_path / "on", encoders, 2)
+    state = train_tiny("dfgan", tmp_path / "on", encoders, 2, *SIZES)
     assert differences(state["networks"]["generator"], state["networks"]["average"])
 
 
