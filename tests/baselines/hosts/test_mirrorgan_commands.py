@@ -7,7 +7,7 @@ import torch
 
 from baselines import evaluate, sample, stream, train
 from baselines.config import ConfigError, load_config
-from baselines.conversion.convert import convert
+from baselines.conversion import convert as work
 from baselines.convert import ConversionError, to_original
 from baselines.data.originals import save_captions_pickle
 from baselines.data.vocabulary import Vocabulary, VocabularyMismatchError
@@ -153,7 +153,9 @@ def converted_parts(words):
     }
 
 
-def test_the_originals_files_become_a_run_and_a_captioner(tmp_path):
+def test_the_originals_files_become_a_run_and_a_captioner(tmp_path, monkeypatch):
+    # A child process for each of ten files would take longer than all the rest.
+    monkeypatch.setattr(work, "read_foreign", lambda path: torch.load(path, weights_only=True))
     vocabulary = Vocabulary(["a", "bird", "red"], unknown=False)
     save_captions_pickle(tmp_path / "captions.pickle", vocabulary, [], [])
     parts = converted_parts(len(vocabulary))
@@ -161,7 +163,7 @@ def test_the_originals_files_become_a_run_and_a_captioner(tmp_path):
         torch.save(to_original(network), tmp_path / name)
     files = [tmp_path / name for name in parts]
     out = tmp_path / "out"
-    lines = convert(files, out, tmp_path / "captions.pickle", "cub")
+    lines = work.convert(files, out, tmp_path / "captions.pickle", "cub")
     assert f"{out / 'captioner.pt'}: for --captioner" in lines
     assert sorted(path.name for path in out.iterdir()) == [
         "captioner.pt", "config.json", "encoders.pt", "generator.safetensors", "vocabulary.json",
@@ -177,12 +179,12 @@ def test_the_originals_files_become_a_run_and_a_captioner(tmp_path):
         for key, value in parts[name].state_dict().items():
             assert torch.equal(ours.state_dict()[key], value), key
 
-    convert(files[3:4], tmp_path / "alone", None, "cub")
+    work.convert(files[3:4], tmp_path / "alone", None, "cub")
     described = json.loads((tmp_path / "alone" / "caption_image_encoder.json").read_text())
     assert described["trunk"] == "resnet26" and described["embedding_dim"] == 6
     torch.save(to_original(CaptionDecoder(9, embedding_dim=6)), files[4])
     with pytest.raises(ConversionError, match=r"has 4 words, the captioner was trained with 9"):
-        convert(files[3:], tmp_path / "x", tmp_path / "captions.pickle", "cub")
+        work.convert(files[3:], tmp_path / "x", tmp_path / "captions.pickle", "cub")
     torch.save(to_original(CaptionDecoder(4, embedding_dim=5)), files[4])
     with pytest.raises(ConversionError, match=r"width 6 for a decoder of width 5"):
-        convert(files[3:], tmp_path / "x", tmp_path / "captions.pickle", "cub")
+        work.convert(files[3:], tmp_path / "x", tmp_path / "captions.pickle", "cub")
