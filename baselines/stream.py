@@ -109,11 +109,14 @@ class Validation:
 
         measured = validate(self.captioner, self.source, self.vocabulary, self.config, self.device)
         facts = {"step": step, "images": images, **measured}
-        found = (self.captioner, self.vocabulary, self.config.stream)
-        save_captioner(*found, self.last, **facts)
+
+        def save(path: Path) -> None:
+            save_captioner(self.captioner, self.vocabulary, self.config.stream, path, **facts)
+
+        save(self.last)
         if measured[SCORE] < self.best:
             self.best = measured[SCORE]
-            save_captioner(*found, self.file, **facts)
+            save(self.file)
         return {f"validation/{name}": value for name, value in measured.items()}
 
 
