@@ -12,7 +12,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from baselines.cli import (
     checked_source,
@@ -106,7 +106,7 @@ class Validation:
         from baselines.hosts.mirrorgan.captioner_file import save_captioner
 
         measured = validate(self.captioner, self.source, self.vocabulary, self.config, self.device)
-        facts = {"step": step, "images": images, **measured}
+        facts: dict[str, Any] = {"step": step, "images": images, **measured}
         found = (self.captioner, self.vocabulary, self.config.stream)
         save_captioner(*found, self.last, **facts)
         if measured[SCORE] < self.best:
