@@ -13,7 +13,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from baselines.cli import (
     checked_source,
@@ -108,7 +108,7 @@ class Validation:
         from baselines.hosts.mirrorgan.captioner_file import save_captioner
 
         measured = validate(self.captioner, self.source, self.vocabulary, self.config, self.device)
-        facts = {"step": step, "images": images, **measured}
+        facts: dict[str, Any] = {"step": step, "images": images, **measured}
 
         def save(path: Path) -> None:
             save_captioner(self.captioner, self.vocabulary, self.config.stream, path, **facts)

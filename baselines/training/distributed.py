@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -77,14 +78,14 @@ class _Gather(torch.autograd.Function):
     """All ranks' tensors, concatenated; backward sums the ranks' gradients for the local part."""
 
     @staticmethod
-    def forward(ctx, tensor: Tensor, world: World) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, tensor: Tensor, world: World) -> Tensor:
         ctx.world, ctx.rows = world, tensor.shape[0]
         parts = [torch.empty_like(tensor) for _ in range(world.size)]
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         grad = grad.contiguous()
         dist.all_reduce(grad)
         return grad[ctx.world.rank * ctx.rows : (ctx.world.rank + 1) * ctx.rows], None

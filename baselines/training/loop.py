@@ -44,8 +44,13 @@ class Phase:
 class Objective(Protocol):
     """What a training run optimises, and everything of it that a checkpoint must hold."""
 
-    networks: Mapping[str, nn.Module]
-    phases: Sequence[Phase]
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """Everything with a state, by its name in the checkpoint."""
+
+    @property
+    def phases(self) -> Sequence[Phase]:
+        """The parts of a step, in order."""
 
     def begin(self, batch: Batch, number: int) -> Any:
         """What all phases of step `number` share, such as the one generator pass."""

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -161,7 +162,7 @@ class GANObjective(ABC):
         inputs = GeneratorInputs(
             self.noise(len(batch), self.config.model.noise_dim),
             Text(text.words, batch.lengths, text.sentence),
-            self.noise(len(batch), width) if (width := self.net.condition_dim) else None,
+            self.noise(len(batch), width) if (width := cast(int, self.net.condition_dim)) else None,
         )
         with self.autocast():
             fake = self.net(inputs.noise, text.sentence, text.words, batch.lengths, eps=inputs.eps)
