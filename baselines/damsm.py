@@ -18,6 +18,7 @@ from torch import Tensor
 
 from baselines.cli import (
     add_config_options,
+    add_resume_option,
     checked_source,
     print_config,
     resolve,
@@ -34,9 +35,13 @@ from baselines.metrics.retrieval import retrieval
 from baselines.runs import (
     CONFIG,
     ENCODERS,
+    NEWEST,
     VOCABULARY,
     Encoders,
+    held,
     newest_state,
+    origin,
+    require_same_origin,
     save_encoders,
 )
 from baselines.training import distributed
@@ -73,11 +78,12 @@ class DAMSMObjective:
             )
         ]
 
-    def begin(self, batch: Batch, number: int) -> Batch:
+    def begin(self, batch: Batch, number: int, part: int = 0) -> Batch:
         """Set the mode, the step's dropout and the epoch's learning rate."""
         self.text.train()
         self.image.train()
-        torch.manual_seed(step_seed(self.config.run.seed, number, self.world.rank))
+        stream = self.world.rank + self.world.size * part
+        torch.manual_seed(step_seed(self.config.run.seed, number, stream))
         seen = (number - 1) * self.config.encoder.batch_size * self.world.size
         decay = max(0.1, self.config.encoder.lr_decay ** (seen // self.epoch_images))
         for group in self.optimizer.param_groups:
@@ -135,7 +141,8 @@ class Validation:
         self.encoders, self.source, self.config = encoders, source, config
         self.run_dir, self.device = run_dir, world.device
         best = run_dir / ENCODERS
-        self.best = load_torch(best)["facts"][SCORE] if best.exists() else -1.0
+        known = load_torch(best).get("facts", {}) if best.exists() else {}
+        self.best = float(known.get(SCORE, -1.0))
 
     def __call__(self, step: int, images: int) -> dict[str, float]:
         """Measure, save, and return the recalls for the log."""
@@ -153,6 +160,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m baselines.damsm", description=__doc__)
     parser.add_argument("--preset", default="scenes", help="cub, coco, scenes or demo")
     parser.add_argument("--run-dir", type=Path, required=True)
+    add_resume_option(parser)
     parser.add_argument(
         "--image-weights", type=Path, help="ImageNet weights of the trunk as a local file"
     )
@@ -169,15 +177,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         print_config(config)
         return
-    with distributed.started(config.run.device) as world:
-        run(config, args.run_dir, args.image_weights, world)
+    with distributed.started(config.run.device) as world, held(args.run_dir, world):
+        run(config, args.run_dir, args.image_weights, world, resume=args.resume)
 
 
-def run(config: Config, run_dir: Path, image_weights: Path | None, world: World) -> None:
+def run(
+    config: Config,
+    run_dir: Path,
+    image_weights: Path | None,
+    world: World,
+    *,
+    resume: str = NEWEST,
+) -> None:
     """Train the encoders of `config` in `run_dir`, from its newest checkpoint if there is one."""
     source, held_out = checked_source(config, "train"), checked_source(config, "test")
     vocabulary = build_vocabulary(source, config.data.min_count)
-    saved = newest_state(config, run_dir, vocabulary)
+    saved = newest_state(config, run_dir, vocabulary, resume=resume)
+    trained_on = origin(source)
+    require_same_origin(saved, trained_on, run_dir)
     torch.manual_seed(config.run.seed)
     encoders = Encoders(
         build_text_encoder(config.encoder, len(vocabulary)),
@@ -213,7 +230,7 @@ def run(config: Config, run_dir: Path, image_weights: Path | None, world: World)
         batch_size=config.encoder.batch_size,
         hooks=[Hook(epoch_steps, validation)],
         saved=saved,
-        extra={"vocabulary": vocabulary.to_dict()},
+        extra={"vocabulary": vocabulary.to_dict(), "origin": trained_on},
     )
     if world.is_main:
         logger.info(

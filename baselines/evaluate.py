@@ -20,7 +20,7 @@ from baselines.metrics.quality import PUBLISHED_COUNT, few_images_warning
 from baselines.metrics.report import table
 from baselines.metrics.scores import METRICS, check_names
 from baselines.runs import INITIAL, load_run
-from baselines.sampling.pipeline import usable_device
+from baselines.training.distributed import pick_device
 
 RESULT = "evaluation.json"
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         seed=args.seed,
     )
     check_names(options.metrics or [])
-    device = usable_device(args.device)
+    device = pick_device(args.device)
     run = load_run(args.run, device=device)
     untrained = load_run(args.run, device=device, weights=INITIAL) if args.before_after else None
     report = evaluate(run, options, untrained=untrained)

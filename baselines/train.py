@@ -15,6 +15,7 @@ import torch
 
 from baselines.cli import (
     add_config_options,
+    add_resume_option,
     checked_source,
     print_config,
     resolve,
@@ -30,10 +31,14 @@ from baselines.runs import (
     ENCODERS,
     GENERATOR,
     INITIAL,
+    NEWEST,
     VOCABULARY,
     Encoders,
+    held,
     load_encoders,
     newest_state,
+    origin,
+    require_same_origin,
     save_encoders,
 )
 from baselines.training import distributed
@@ -55,6 +60,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--refine", choices=["none", "alr", "alr,lvr"], help="ALR in any host")
     parser.add_argument("--encoders", type=Path, help="run directory of baselines.damsm")
     parser.add_argument("--run-dir", type=Path, required=True)
+    add_resume_option(parser)
     add_config_options(parser)
     return parser.parse_args(argv)
 
@@ -77,11 +83,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         print_config(config)
         return
-    with distributed.started(config.run.device) as world:
-        run(config, args.run_dir, args.encoders, world)
+    with distributed.started(config.run.device) as world, held(args.run_dir, world):
+        run(config, args.run_dir, args.encoders, world, resume=args.resume)
 
 
-def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) -> None:
+def run(
+    config: Config,
+    run_dir: Path,
+    encoders_dir: Path | None,
+    world: World,
+    *,
+    resume: str = NEWEST,
+) -> None:
     """Train `config` in `run_dir`, from its newest checkpoint where there is one.
 
     Raises:
@@ -101,8 +114,10 @@ def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) 
         )
     encoders = load_encoders(encoders_dir or run_dir)
     config = dataclasses.replace(config, encoder=encoders.config)
-    saved = newest_state(config, run_dir, encoders.vocabulary)
+    saved = newest_state(config, run_dir, encoders.vocabulary, resume=resume)
     source = checked_source(config, "train", encoders.vocabulary)
+    trained_on = origin(source, encoders)
+    require_same_origin(saved, trained_on, run_dir)
     objective = build_objective(config, encoders, world)
     # Nothing is written before everything that can be refused has been.
     hooks = []
@@ -128,7 +143,7 @@ def run(config: Config, run_dir: Path, encoders_dir: Path | None, world: World) 
         batch_size=config.optim.batch_size,
         hooks=hooks,
         saved=saved,
-        extra={"vocabulary": encoders.vocabulary.to_dict()},
+        extra={"vocabulary": encoders.vocabulary.to_dict(), "origin": trained_on},
     )
     if world.is_main:
         logger.info("%d steps, %d images: %s", progress.step, progress.images, run_dir)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from baselines.data.source import DataError, Source
 from baselines.data.vocabulary import Vocabulary
+from baselines.data.workers import shield
 
 _log = logging.getLogger(__name__)
 
@@ -253,6 +254,7 @@ def training_loader(
         sampler=PositionSampler(len(source), seed=seed, start=start, rank=rank, world=world),
         collate_fn=Collate(max_words),
         num_workers=workers,
+        worker_init_fn=shield,
         pin_memory=torch.cuda.is_available(),
         # Without one of its own a DataLoader takes its base seed from the global generator.
         generator=torch.Generator(),
@@ -275,6 +277,7 @@ def evaluation_loader(
         batch_size=batch_size,
         collate_fn=Collate(max_words),
         num_workers=workers,
+        worker_init_fn=shield,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
     )

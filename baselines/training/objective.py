@@ -108,13 +108,13 @@ class StackedGANObjective:
         dtype = torch.float16 if amp == "fp16" else torch.bfloat16
         return torch.autocast(self.world.device.type, dtype, enabled=amp != "no")
 
-    def begin(self, batch: Batch, number: int) -> Step:
+    def begin(self, batch: Batch, number: int, part: int = 0) -> Step:
         """Encode the captions and draw the images that all phases of this step look at."""
-        # Seeded by step and rank, so that a resumed run draws what an uninterrupted one would.
-        self.generator.manual_seed(step_seed(self.config.run.seed, number, self.world.rank))
+        # Seeded by the step, so that a resumed run draws what an uninterrupted one would.
+        self.generator.manual_seed(step_seed(self.config.run.seed, number, part))
         with torch.no_grad():
             text = self.text_encoder(batch.captions, batch.lengths_cpu)
-            mismatched = self.mismatched_sentences(text.sentence, batch.class_ids, number)
+            mismatched = self.mismatched_sentences(text.sentence, batch.class_ids, number, part)
         with self.autocast():
             fake = self.net(
                 self.noise(len(batch.captions)),
@@ -132,12 +132,17 @@ class StackedGANObjective:
         )
 
     def noise(self, batch_size: int, width: int | None = None) -> Tensor:
-        """Standard normal noise (B, width) from the objective's own generator."""
-        shape = (batch_size, self.config.model.noise_dim if width is None else width)
-        return torch.randn(shape, generator=self.generator, device=self.world.device)
+        """Standard normal noise (B, width) from the objective's own generator.
+
+        Every rank draws the noise of the global batch and takes its rows, so that how many ranks
+        share a batch does not change what its images are drawn from.
+        """
+        rank, size = self.world.rank, self.world.size
+        shape = (batch_size * size, self.config.model.noise_dim if width is None else width)
+        return torch.randn(shape, generator=self.generator, device=self.world.device)[rank::size]
 
     def mismatched_sentences(
-        self, sentence: Tensor, class_ids: Tensor, number: int
+        self, sentence: Tensor, class_ids: Tensor, number: int, part: int = 0
     ) -> Tensor | str:
         """For every image a sentence of another one, of another class wherever possible."""
         if self.config.loss.wrong == "shift":
@@ -145,10 +150,9 @@ class StackedGANObjective:
         everyone = gather(sentence, self.world)
         # Every rank must draw the same permutation of the gathered batch.
         common = torch.Generator(self.world.device)
-        common.manual_seed(step_seed(self.config.run.seed, -number, 0))
+        common.manual_seed(step_seed(self.config.run.seed, -number, part))
         order = losses.derangement(gather(class_ids, self.world), generator=common)
-        rows = order[self.world.rank * len(sentence) :][: len(sentence)]
-        return everyone[rows]
+        return everyone[order[self.world.rank :: self.world.size]]
 
     def discriminator_terms(self, stage: int, step: Step) -> dict[str, Tensor]:
         """E14 for one stage, on detached fakes."""
