@@ -11,6 +11,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,7 @@ from baselines.config import (
     settings,
     to_dict,
 )
+from baselines.data.source import Source
 from baselines.data.vocabulary import Vocabulary
 from baselines.hosts import build_generator
 from baselines.networks.encoders import (
@@ -41,14 +46,20 @@ from baselines.training.checkpoint import (
     checkpoints,
     load_torch,
     load_weights,
+    require_intact,
     save_torch,
 )
+from baselines.training.distributed import World
+from baselines.training.lock import locked
 
 CONFIG = "config.json"
 VOCABULARY = "vocabulary.json"
 ENCODERS = "encoders.pt"
 GENERATOR = "generator.safetensors"
 INITIAL = "initial.safetensors"
+ENCODER_SECTIONS = ("text", "image", "vocabulary", "encoder")
+STATE_SECTIONS = ("networks", "optimizers", "scaler", "progress", "rng", "config", "vocabulary")
+NEWEST, PREVIOUS = "newest", "previous"  # choices of --resume
 
 
 @dataclass
@@ -59,6 +70,17 @@ class Encoders:
     image: ImageEncoder
     vocabulary: Vocabulary
     config: EncoderConfig
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same weights: 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for network in (self.text, self.image):
+            for name, tensor in network.state_dict().items():
+                values = tensor.detach().cpu().contiguous().reshape(-1)
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(values.view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
 
 
 @dataclass
@@ -89,14 +111,20 @@ def load_encoders(path: Path) -> Encoders:
     Raises:
         CheckpointError: the file is missing, damaged or something else.
     """
+    path = _encoder_file(path)
     state = _encoder_state(path)
     config = from_dict(EncoderConfig, state["encoder"], "encoder.")
     vocabulary = Vocabulary.from_dict(state["vocabulary"])
     with torch.device("meta"):
         text = build_text_encoder(config, len(vocabulary))
         image = build_image_encoder(config)
-    text.load_state_dict(state["text"], assign=True)
-    image.load_state_dict(state["image"], assign=True)
+    try:
+        text.load_state_dict(state["text"], assign=True)
+        image.load_state_dict(state["image"], assign=True)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: its weights do not fit its own settings ({one_line(error)})"
+        ) from error
     return Encoders(text.eval(), image.eval(), vocabulary, config)
 
 
@@ -106,17 +134,36 @@ def encoder_settings(path: Path) -> EncoderConfig:
     Raises:
         CheckpointError: the file is missing, damaged or something else.
     """
-    return from_dict(EncoderConfig, _encoder_state(path)["encoder"], "encoder.")
+    state = _encoder_state(_encoder_file(path))
+    return from_dict(EncoderConfig, state["encoder"], "encoder.")
+
+
+def _encoder_file(path: Path) -> Path:
+    return path / ENCODERS if path.is_dir() else path
 
 
 def _encoder_state(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        path = path / ENCODERS
     state = load_torch(path)
-    missing = {"text", "image", "vocabulary", "encoder"} - state.keys()
-    if missing:
-        raise CheckpointError(f"{path}: not a file of encoders, {sorted(missing)} missing")
+    require_sections(state, ENCODER_SECTIONS, path, "a file of encoders")
     return state
+
+
+def require_sections(
+    state: Mapping[str, Any], sections: Iterable[str], path: Path, what: str
+) -> None:
+    """Refuse a file without one of the `sections`, which all are dictionaries.
+
+    Raises:
+        CheckpointError: naming the file and what is missing.
+    """
+    missing = [name for name in sections if not isinstance(state.get(name), Mapping)]
+    if missing:
+        raise CheckpointError(f"{path}: not {what}: {', '.join(missing)} missing")
+
+
+def one_line(error: Exception) -> str:
+    """The start of a message, without line breaks."""
+    return textwrap.shorten(str(error), 300, placeholder=" ...")
 
 
 def load_run(
@@ -149,20 +196,139 @@ def load_run(
     return Run(directory, config, encoders, generator.to(device).eval())
 
 
-def newest_state(
-    config: Config, run_dir: Path, vocabulary: Vocabulary, command: str = "train"
-) -> dict[str, Any] | None:
-    """The newest checkpoint of the run, refused if it belongs to other settings or words.
+@contextmanager
+def held(run_dir: Path, world: World) -> Iterator[None]:
+    """Keep other trainings out of a run directory while this one, of all ranks, works in it.
 
-    `command` is the one that goes on; settings that it does not read are not compared.
+    Raises:
+        RunInUseError: naming the training that is there.
+    """
+    with locked(run_dir) if world.is_main else nullcontext():
+        yield
+
+
+def newest_state(
+    config: Config,
+    run_dir: Path,
+    vocabulary: Vocabulary,
+    command: str = "train",
+    *,
+    resume: str = NEWEST,
+) -> dict[str, Any] | None:
+    """The checkpoint that the run goes on from, refused if it is of other settings or words.
+
+    Args:
+        config: the settings asked for.
+        run_dir: the run.
+        vocabulary: the words asked for.
+        command: the one that goes on; settings that it does not read are not compared.
+        resume: `NEWEST`, or `PREVIOUS` for the one before it.
+
+    Raises:
+        CheckpointError: it is damaged; names the newest one that is not.
+        ConfigError: it is of other settings.
     """
     found = checkpoints(run_dir)
+    if resume == PREVIOUS:
+        found = found[:-1]
+        if not found:
+            raise CheckpointError(f"{run_dir}: there is no previous checkpoint; leave --resume out")
     if not found:
         return None
-    saved = load_torch(found[-1])
+    try:
+        saved = load_torch(found[-1])
+        require_sections(saved, STATE_SECTIONS, found[-1], "a complete training state")
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {_remedy(found[:-1], resume)}") from error
     require_same_config(from_dict(Config, saved["config"]), config, run_dir, command)
     vocabulary.require_same(Vocabulary.from_dict(saved["vocabulary"]), str(found[-1]))
     return saved
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with.
+
+    saved: the checkpoint to go on from; None for a new run.
+    extra: what every checkpoint says of the run's words and of what it is trained on.
+    """
+
+    saved: dict[str, Any] | None
+    extra: dict[str, Any]
+
+
+def start(
+    config: Config,
+    run_dir: Path,
+    vocabulary: Vocabulary,
+    source: Source,
+    *,
+    encoders: Encoders | None = None,
+    command: str = "train",
+    resume: str = NEWEST,
+) -> Start:
+    """Find what the run goes on from, and refuse what it did not begin with.
+
+    Args:
+        config: the settings asked for.
+        run_dir: the run.
+        vocabulary: the words asked for.
+        source: the training data.
+        encoders: those that the run is trained on, if it is.
+        command: the one that goes on.
+        resume: see `newest_state`.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+        ConfigError: it is of other settings, data or encoders.
+        VocabularyMismatchError: it is of other words.
+    """
+    saved = newest_state(config, run_dir, vocabulary, command, resume=resume)
+    trained_on = origin(source, encoders)
+    require_same_origin(saved, trained_on, run_dir)
+    return Start(saved, {"vocabulary": vocabulary.to_dict(), "origin": trained_on})
+
+
+def _remedy(earlier: Sequence[Path], resume: str) -> str:
+    """What to do about a damaged checkpoint that has `earlier` ones."""
+    for path in reversed(earlier):
+        try:
+            require_intact(path, ours=False)
+        except CheckpointError:
+            continue
+        if resume == NEWEST and path == earlier[-1]:
+            return f"--resume previous goes on from {path.name}"
+        return f"{path.name} is intact: move the later ones away to go on from it"
+    return "there is no earlier one: choose another --run-dir to start anew"
+
+
+def origin(source: Source, encoders: Encoders | None = None) -> dict[str, str]:
+    """Fingerprints of what a run is trained on, for its checkpoints."""
+    found = {"training data": source.fingerprint}
+    return found if encoders is None else found | {"encoders": encoders.fingerprint}
+
+
+def require_same_origin(
+    saved: Mapping[str, Any] | None, now: Mapping[str, str], run_dir: Path
+) -> None:
+    """Refuse to go on with a run on other data or encoders than it began with.
+
+    A checkpoint of an earlier version, which does not say, is accepted.
+
+    Raises:
+        ConfigError: naming what changed.
+    """
+    before = (saved or {}).get("origin", {})
+    changed = [
+        f"{name}: {before[name]} in the run, {value} now"
+        for name, value in now.items()
+        if before.get(name, value) != value
+    ]
+    if changed:
+        raise ConfigError(
+            f"{run_dir} was trained on something else; restore it or choose another --run-dir: "
+            + "; ".join(changed)
+        )
 
 
 def require_same_config(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baselines.cli import (
+    add_resume_option,
     checked_source,
     config_parser,
     print_config,
@@ -99,7 +100,8 @@ class Validation:
         self.captioner, self.vocabulary = captioner, vocabulary
         self.source, self.config, self.device = source, config, world.device
         self.last, self.file = run_dir / LAST, captioner_file(run_dir)
-        self.best = load_torch(self.file)["facts"][SCORE] if self.file.exists() else float("inf")
+        known = load_torch(self.file).get("facts", {}) if self.file.exists() else {}
+        self.best = float(known.get(SCORE, "inf"))
 
     def __call__(self, step: int, images: int) -> dict[str, float]:
         """Measure, save, and return the measures for the log."""
@@ -133,6 +135,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "be counted anew, as for converted encoders",
     )
     parser.add_argument("--run-dir", type=Path, required=True)
+    add_resume_option(parser)
     parser.add_argument(
         "--image-weights", type=Path, help="ImageNet weights of the trunk as a local file"
     )
@@ -158,10 +161,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         print_config(config, "stream")
         return
+    from baselines.runs import held
     from baselines.training import distributed
 
-    with distributed.started(config.run.device) as world:
-        run(config, args.run_dir, args.encoders, args.image_weights, world)
+    with distributed.started(config.run.device) as world, held(args.run_dir, world):
+        run(config, args.run_dir, args.encoders, args.image_weights, world, resume=args.resume)
 
 
 def run(
@@ -170,13 +174,15 @@ def run(
     encoders_dir: Path | None,
     image_weights: Path | None,
     world: World,
+    *,
+    resume: str = "newest",
 ) -> None:
     """Train the captioner of `config` in `run_dir`, from its newest checkpoint if there is one."""
     import torch
 
     from baselines.hosts.mirrorgan.captioner import build_captioner
     from baselines.hosts.mirrorgan.objective import StreamObjective
-    from baselines.runs import CONFIG, VOCABULARY, newest_state
+    from baselines.runs import CONFIG, VOCABULARY, start
     from baselines.training import distributed
     from baselines.training.hardware import total_memory
     from baselines.training.loop import train
@@ -185,10 +191,10 @@ def run(
     require_memory(config, "stream", total_memory(world.device), str(world.device))
     source, held_out = checked_source(config, "train"), checked_source(config, "test")
     vocabulary = words_of(config, source, run_dir, encoders_dir)
-    saved = newest_state(config, run_dir, vocabulary, "stream")
+    begun = start(config, run_dir, vocabulary, source, command="stream", resume=resume)
     torch.manual_seed(config.run.seed)
     captioner = build_captioner(
-        config.stream, len(vocabulary), fetch=saved is None, weights_file=image_weights
+        config.stream, len(vocabulary), fetch=begun.saved is None, weights_file=image_weights
     )
     objective = StreamObjective(config, captioner, world)
     distributed.broadcast(objective.captioner, world)
@@ -211,8 +217,8 @@ def run(
         total_images=stream.images,
         batch_size=stream.batch_size,
         hooks=[Hook(epoch_steps, validation)],
-        saved=saved,
-        extra={"vocabulary": vocabulary.to_dict()},
+        saved=begun.saved,
+        extra=begun.extra,
     )
     if world.is_main:
         done = f"{progress.step} steps, {progress.images} images"

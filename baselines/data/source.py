@@ -207,6 +207,8 @@ class BaseSource:
 
     def order(self, rng: torch.Generator) -> Tensor:
         """All orders are equally likely."""
+        import torch
+
         return torch.randperm(len(self), generator=rng)
 
     @cached_property

@@ -35,21 +35,35 @@ class World:
         return self.rank == 0
 
 
-def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device called `name`; "auto" is the GPU where there is one, else the CPU.
+def pick_device(name: str, local_rank: int | None = None) -> torch.device:
+    """Find the device called `name` and try it out; "auto" is a GPU where there is one.
+
+    Args:
+        name: "auto", "cpu", "cuda", "cuda:1", ...
+        local_rank: the GPU that "cuda" and "auto" mean, where several processes share a machine.
 
     Raises:
-        ValueError: a CUDA device is asked for and there is none.
+        UserError: there is no such device here.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    here = torch.cuda.is_available()
+    try:
+        device = torch.device(("cuda" if here else "cpu") if name == "auto" else name)
+        if device.type == "cuda" and device.index is None and local_rank is not None:
+            device = torch.device("cuda", local_rank)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f"device {name!r} does not exist here, only {', '.join(devices())}; use one of them, "
+            "or auto"
+        ) from error
     if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError(f"run.device={name}: no CUDA device here; use run.device=cpu")
-        device = torch.device("cuda", local_rank if device.index is None else device.index)
         torch.cuda.set_device(device)
     return device
+
+
+def devices() -> list[str]:
+    """The devices of this machine."""
+    return ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
 
 
 def start(device_name: str) -> World:
@@ -74,24 +88,27 @@ def started(device_name: str) -> Iterator[World]:
 
 
 class _Gather(torch.autograd.Function):
-    """All ranks' tensors, concatenated; backward sums the ranks' gradients for the local part."""
+    """All ranks' rows in global order; backward sums the ranks' gradients for the local ones."""
 
     @staticmethod
     def forward(ctx, tensor: Tensor, world: World) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.world, ctx.rows = world, tensor.shape[0]
+        ctx.world = world
         parts = [torch.empty_like(tensor) for _ in range(world.size)]
         dist.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
+        return torch.stack(parts, dim=1).flatten(0, 1)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         grad = grad.contiguous()
         dist.all_reduce(grad)
-        return grad[ctx.world.rank * ctx.rows : (ctx.world.rank + 1) * ctx.rows], None
+        return grad[ctx.world.rank :: ctx.world.size], None
 
 
 def gather(tensor: Tensor, world: World) -> Tensor:
-    """Concatenate the ranks' tensors along the first axis, in rank order, differentiably.
+    """The rows of all ranks in the order of the global batch, differentiably.
+
+    Row j of rank r is row j · size + r, as the loader deals them out: what depends on the order
+    does not depend on how many ranks share the batch. All ranks must have as many rows.
 
     When every rank computes the same loss of the gathered batch and gradients are then averaged
     over the ranks, the parameters receive the gradient of that loss, once.
