@@ -132,6 +132,7 @@ class OptimConfig:
     """Optimisers, averaging and arithmetic; `images` is the length of training in images seen."""
 
     batch_size: int = 20
+    accumulate: int = 1
     images: int = 5_000_000
     g_lr: float = 2e-4
     d_lr: float = 2e-4
@@ -203,6 +204,7 @@ RULES: dict[str, Rule] = {
         "expected a power of two, 8 or more",
     ),
     "optim.batch_size": _at_least(2),
+    "optim.accumulate": _at_least(1),
     "encoder.batch_size": _at_least(2),
     **dict.fromkeys(
         [

@@ -43,6 +43,7 @@ from baselines.runs import (
     origin,
     require_same_origin,
     save_encoders,
+    start_facts,
 )
 from baselines.training import distributed
 from baselines.training.checkpoint import load_torch
@@ -59,8 +60,17 @@ SCORE = "text_to_image/R@5"
 class DAMSMObjective:
     """Both encoders under the word and sentence losses, one optimiser."""
 
-    def __init__(self, config: Config, encoders: Encoders, epoch_images: int, world: World) -> None:
-        self.config, self.world, self.epoch_images = config, world, epoch_images
+    def __init__(
+        self,
+        config: Config,
+        encoders: Encoders,
+        epoch_images: int,
+        world: World,
+        *,
+        step_images: int,
+    ) -> None:
+        self.config, self.world = config, world
+        self.epoch_images, self.step_images = epoch_images, step_images
         self.text = encoders.text.to(world.device)
         self.image = encoders.image.to(world.device)
         self.networks = {"text": self.text, "image": self.image}
@@ -84,7 +94,7 @@ class DAMSMObjective:
         self.image.train()
         stream = self.world.rank + self.world.size * part
         torch.manual_seed(step_seed(self.config.run.seed, number, stream))
-        seen = (number - 1) * self.config.encoder.batch_size * self.world.size
+        seen = (number - 1) * self.step_images
         decay = max(0.1, self.config.encoder.lr_decay ** (seen // self.epoch_images))
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.encoder.lr * decay
@@ -195,6 +205,8 @@ def run(
     saved = newest_state(config, run_dir, vocabulary, resume=resume)
     trained_on = origin(source)
     require_same_origin(saved, trained_on, run_dir)
+    world.require_same(start_facts(config, trained_on, saved))
+    batch_size = distributed.share_of_batch(saved, config.encoder.batch_size, 1, world)
     torch.manual_seed(config.run.seed)
     encoders = Encoders(
         build_text_encoder(config.encoder, len(vocabulary)),
@@ -202,14 +214,15 @@ def run(
         vocabulary,
         dataclasses.replace(config.encoder, pretrained=False),
     )
-    objective = DAMSMObjective(config, encoders, len(source), world)
+    step_images = batch_size * world.size
+    objective = DAMSMObjective(config, encoders, len(source), world, step_images=step_images)
     for network in objective.networks.values():
         distributed.broadcast(network, world)
     if world.is_main:
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, run_dir / CONFIG)
         vocabulary.save(run_dir / VOCABULARY)
-    epoch_steps = max(1, len(source) // (config.encoder.batch_size * world.size))
+    epoch_steps = max(1, len(source) // step_images)
     validation = Validation(encoders, held_out, config, run_dir, world)
 
     batches = training_batches(
@@ -218,7 +231,7 @@ def run(
         vocabulary,
         world,
         size=config.encoder.input_size,
-        batch_size=config.encoder.batch_size,
+        batch_size=batch_size,
     )
     progress = train(
         objective,
@@ -227,10 +240,10 @@ def run(
         run_dir,
         world,
         total_images=config.encoder.images,
-        batch_size=config.encoder.batch_size,
+        batch_size=batch_size,
         hooks=[Hook(epoch_steps, validation)],
         saved=saved,
-        extra={"vocabulary": vocabulary.to_dict(), "origin": trained_on},
+        extra={"vocabulary": vocabulary.to_dict(), "origin": trained_on} | {"batch": step_images},
     )
     if world.is_main:
         logger.info(

@@ -260,6 +260,30 @@ def require_same_origin(
         )
 
 
+def start_facts(
+    config: Config, origin: Mapping[str, str], saved: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What must be the same on all ranks of a job when it starts."""
+    progress = {} if saved is None else saved["progress"]
+    return {
+        **_flat(to_dict(config)),
+        **origin,
+        "images seen": progress.get("images", 0),
+        "code": code_version(),
+        "torch": torch.__version__,
+    }
+
+
+def code_version() -> str:
+    """A fingerprint of this project's source files: 16 hexadecimal digits."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for package in ("alr_layers", "baselines"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def require_same_config(saved: Config, asked: Config, directory: Path) -> None:
     """Refuse to go on with a run under settings that would make it another one.
 

@@ -40,6 +40,7 @@ from baselines.runs import (
     origin,
     require_same_origin,
     save_encoders,
+    start_facts,
 )
 from baselines.training import distributed
 from baselines.training.checkpoint import save_weights
@@ -118,6 +119,10 @@ def run(
     source = checked_source(config, "train", encoders.vocabulary)
     trained_on = origin(source, encoders)
     require_same_origin(saved, trained_on, run_dir)
+    world.require_same(start_facts(config, trained_on, saved))
+    batch_size = distributed.share_of_batch(
+        saved, config.optim.batch_size, config.optim.accumulate, world
+    )
     objective = build_objective(config, encoders, world)
     # Nothing is written before everything that can be refused has been.
     hooks = []
@@ -131,7 +136,7 @@ def run(
         encoders.vocabulary,
         world,
         size=config.model.image_sizes[-1],
-        batch_size=config.optim.batch_size,
+        batch_size=batch_size,
     )
     progress = train(
         objective,
@@ -140,10 +145,12 @@ def run(
         run_dir,
         world,
         total_images=config.optim.images,
-        batch_size=config.optim.batch_size,
+        batch_size=batch_size,
+        accumulate=config.optim.accumulate,
         hooks=hooks,
         saved=saved,
-        extra={"vocabulary": encoders.vocabulary.to_dict(), "origin": trained_on},
+        extra={"vocabulary": encoders.vocabulary.to_dict(), "origin": trained_on}
+        | {"batch": batch_size * config.optim.accumulate * world.size},
     )
     if world.is_main:
         logger.info("%d steps, %d images: %s", progress.step, progress.images, run_dir)

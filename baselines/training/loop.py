@@ -23,7 +23,7 @@ from baselines.training.checkpoint import (
     save_checkpoint,
     set_rng_state,
 )
-from baselines.training.distributed import World, any_rank, average_gradients
+from baselines.training.distributed import Vote, World, average_gradients
 from baselines.training.interrupts import Interrupts, noted
 from baselines.training.recorder import Hook, Progress, Recorder
 from baselines.training.stats import not_finite
@@ -167,20 +167,24 @@ def train(
     check = partial(require_saveable, objective, scaler)
     recorder = Recorder(config, run_dir, world, hooks, check, save, progress, total_images)
     with noted() as interrupts, recorder:
-        stream = iter(batches(progress.images))
+        vote, stream = Vote(world), iter(batches(progress.images))
         interrupts.hold_back_dead_workers()
         while progress.images < total_images:
+            world.at("data")
             parts = next_batches(stream, accumulate, interrupts, recorder, world)
             if len(parts) < accumulate:
                 break
+            world.at("step")
             number = progress.step + 1
             run_step(objective, parts, number, scaler, world, recorder)
             progress = Progress(number, progress.images + batch_size * accumulate * world.size)
-            stopping = agreed(interrupts.received is not None, number, config, world)
+            stopping = vote(interrupts.received is not None)
+            world.at("records")
             last = stopping or progress.images >= total_images
             recorder.step_done(progress, last=last, hurry=stopping)
             if stopping:
                 break
+        vote.close()
         recorder.rescue()
     return progress
 
@@ -249,13 +253,6 @@ def run_step(
         )
     scaler.update()
     objective.after(number)
-
-
-def agreed(stop: bool, number: int, config: Config, world: World) -> bool:
-    """Whether all ranks stop now: a signal may reach them at different steps."""
-    if world.size == 1:
-        return stop
-    return number % config.run.log_every == 0 and any_rank(stop, world)
 
 
 def run_phase(
