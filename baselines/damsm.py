@@ -41,9 +41,8 @@ from baselines.runs import (
     held,
     newest_state,
     origin,
-    require_same_origin,
+    require_same_start,
     save_encoders,
-    start_facts,
 )
 from baselines.training import distributed
 from baselines.training.checkpoint import load_torch
@@ -204,8 +203,7 @@ def run(
     vocabulary = build_vocabulary(source, config.data.min_count)
     saved = newest_state(config, run_dir, vocabulary, resume=resume)
     trained_on = origin(source)
-    require_same_origin(saved, trained_on, run_dir)
-    world.require_same(start_facts(config, trained_on, saved))
+    require_same_start(config, run_dir, saved, trained_on, world)
     batch_size = distributed.share_of_batch(saved, config.encoder.batch_size, 1, world)
     torch.manual_seed(config.run.seed)
     encoders = Encoders(
@@ -219,12 +217,10 @@ def run(
     for network in objective.networks.values():
         distributed.broadcast(network, world)
     if world.is_main:
-        run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, run_dir / CONFIG)
         vocabulary.save(run_dir / VOCABULARY)
     epoch_steps = max(1, len(source) // step_images)
     validation = Validation(encoders, held_out, config, run_dir, world)
-
     batches = training_batches(
         config,
         source,
@@ -243,7 +239,7 @@ def run(
         batch_size=batch_size,
         hooks=[Hook(epoch_steps, validation)],
         saved=saved,
-        extra={"vocabulary": vocabulary.to_dict(), "origin": trained_on} | {"batch": step_images},
+        extra={"vocabulary": vocabulary.to_dict(), "origin": trained_on},
     )
     if world.is_main:
         logger.info(

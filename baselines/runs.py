@@ -260,6 +260,23 @@ def require_same_origin(
         )
 
 
+def require_same_start(
+    config: Config,
+    run_dir: Path,
+    saved: Mapping[str, Any] | None,
+    origin: Mapping[str, str],
+    world: World,
+) -> None:
+    """Refuse to start on other data or encoders than before, or on other ones than other ranks.
+
+    Raises:
+        ConfigError: naming what changed since the run began.
+        RankError: naming the ranks and what differs.
+    """
+    require_same_origin(saved, origin, run_dir)
+    world.require_same(start_facts(config, origin, saved))
+
+
 def start_facts(
     config: Config, origin: Mapping[str, str], saved: Mapping[str, Any] | None
 ) -> dict[str, Any]:

@@ -38,9 +38,8 @@ from baselines.runs import (
     load_encoders,
     newest_state,
     origin,
-    require_same_origin,
+    require_same_start,
     save_encoders,
-    start_facts,
 )
 from baselines.training import distributed
 from baselines.training.checkpoint import save_weights
@@ -118,8 +117,7 @@ def run(
     saved = newest_state(config, run_dir, encoders.vocabulary, resume=resume)
     source = checked_source(config, "train", encoders.vocabulary)
     trained_on = origin(source, encoders)
-    require_same_origin(saved, trained_on, run_dir)
-    world.require_same(start_facts(config, trained_on, saved))
+    require_same_start(config, run_dir, saved, trained_on, world)
     batch_size = distributed.share_of_batch(
         saved, config.optim.batch_size, config.optim.accumulate, world
     )
@@ -149,8 +147,7 @@ def run(
         accumulate=config.optim.accumulate,
         hooks=hooks,
         saved=saved,
-        extra={"vocabulary": encoders.vocabulary.to_dict(), "origin": trained_on}
-        | {"batch": batch_size * config.optim.accumulate * world.size},
+        extra={"vocabulary": encoders.vocabulary.to_dict(), "origin": trained_on},
     )
     if world.is_main:
         logger.info("%d steps, %d images: %s", progress.step, progress.images, run_dir)

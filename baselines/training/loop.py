@@ -158,7 +158,8 @@ def train(
     """
     scaler = torch.amp.GradScaler(world.device.type, enabled=config.optim.amp == "fp16")
     progress = Progress() if saved is None else restore(saved, objective, scaler)
-    entries = {"config": to_dict(config), **(extra or {})}
+    step_images = batch_size * accumulate * world.size
+    entries = {"config": to_dict(config), "batch": step_images, **(extra or {})}
 
     def save(progress: Progress) -> None:
         state = capture(objective, scaler, progress) | entries
@@ -177,7 +178,7 @@ def train(
             world.at("step")
             number = progress.step + 1
             run_step(objective, parts, number, scaler, world, recorder)
-            progress = Progress(number, progress.images + batch_size * accumulate * world.size)
+            progress = Progress(number, progress.images + step_images)
             stopping = vote(interrupts.received is not None)
             world.at("records")
             last = stopping or progress.images >= total_images

@@ -27,8 +27,7 @@ def main(argv):
         {prepare}
         batch = distributed.share_of_batch(saved, 8 // size, 1, world)
         train_toy(
-            run, {steps}, world=world, samples=samples, batch_size=batch, saved=saved,
-            extra={{"batch": 8}},
+            run, {steps}, world=world, samples=samples, batch_size=batch, saved=saved
         )
         {after}
 

@@ -33,12 +33,12 @@ def assert_equal_networks(first, second):
 
 def test_another_number_of_ranks_goes_on_with_the_same_steps(tmp_path):
     train_toy(tmp_path / "one", 6, batch_size=8)
-    train_toy(tmp_path / "many", 2, batch_size=8, extra={"batch": 8})
+    train_toy(tmp_path / "many", 2, batch_size=8)
     for rank in finish(start_ranks(tmp_path / "many", 2, 4)):
         assert rank[0] == 0, rank[1]
     assert load_torch(checkpoints(tmp_path / "many")[-1])["progress"] == {"step": 4, "images": 32}
     saved = load_torch(checkpoints(tmp_path / "many")[-1])
-    train_toy(tmp_path / "many", 6, batch_size=8, saved=saved, extra={"batch": 8})
+    train_toy(tmp_path / "many", 6, batch_size=8, saved=saved)
     assert_equal_networks(tmp_path / "one", tmp_path / "many")
 
 
