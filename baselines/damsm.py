@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         print_config(config, "damsm")
         return
-    from baselines.runs import held
+    from baselines.start import held
     from baselines.training import distributed
 
     with distributed.started(config.run.device) as world, held(args.run_dir, world):
@@ -153,7 +153,8 @@ def run(
 ) -> None:
     """Train the encoders of `config` in `run_dir`, from its newest checkpoint if there is one."""
     from baselines.data import build_vocabulary
-    from baselines.runs import CONFIG, ENCODERS, VOCABULARY, start
+    from baselines.runs import CONFIG, ENCODERS, VOCABULARY
+    from baselines.start import start
     from baselines.training import distributed
     from baselines.training.damsm import DAMSMObjective
     from baselines.training.hardware import total_memory
@@ -163,16 +164,16 @@ def run(
     require_memory(config, "damsm", total_memory(world.device), str(world.device))
     source, held_out = checked_source(config, "train"), checked_source(config, "test")
     vocabulary = build_vocabulary(source, config.data.min_count)
-    begun = start(config, run_dir, vocabulary, source, command="damsm", resume=resume)
+    begun = start(config, run_dir, vocabulary, source, world, command="damsm", resume=resume)
     encoders = fresh_encoders(config, vocabulary, image_weights, fetch=begun.saved is None)
-    objective = DAMSMObjective(config, encoders.text, encoders.image, len(source), world)
+    objective = DAMSMObjective(begun.config, encoders.text, encoders.image, len(source), world)
     for network in objective.networks.values():
         distributed.broadcast(network, world)
     if world.is_main:
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, run_dir / CONFIG)
         vocabulary.save(run_dir / VOCABULARY)
-    epoch_steps = max(1, len(source) // (config.encoder.batch_size * world.size))
+    epoch_steps = max(1, len(source) // (begun.batch_size * world.size))
     validation = Validation(encoders, held_out, config, run_dir, world)
 
     batches = training_batches(
@@ -181,7 +182,7 @@ def run(
         vocabulary,
         world,
         size=config.encoder.input_size,
-        batch_size=config.encoder.batch_size,
+        batch_size=begun.batch_size,
     )
     progress = train(
         objective,
@@ -190,7 +191,7 @@ def run(
         run_dir,
         world,
         total_images=config.encoder.images,
-        batch_size=config.encoder.batch_size,
+        batch_size=begun.batch_size,
         hooks=[Hook(epoch_steps, validation)],
         saved=begun.saved,
         extra=begun.extra,

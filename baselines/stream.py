@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         print_config(config, "stream")
         return
-    from baselines.runs import held
+    from baselines.start import held
     from baselines.training import distributed
 
     with distributed.started(config.run.device) as world, held(args.run_dir, world):
@@ -182,7 +182,8 @@ def run(
 
     from baselines.hosts.mirrorgan.captioner import build_captioner
     from baselines.hosts.mirrorgan.objective import StreamObjective
-    from baselines.runs import CONFIG, VOCABULARY, start
+    from baselines.runs import CONFIG, VOCABULARY
+    from baselines.start import start
     from baselines.training import distributed
     from baselines.training.hardware import total_memory
     from baselines.training.loop import train
@@ -191,31 +192,28 @@ def run(
     require_memory(config, "stream", total_memory(world.device), str(world.device))
     source, held_out = checked_source(config, "train"), checked_source(config, "test")
     vocabulary = words_of(config, source, run_dir, encoders_dir)
-    begun = start(config, run_dir, vocabulary, source, command="stream", resume=resume)
+    begun = start(config, run_dir, vocabulary, source, world, command="stream", resume=resume)
     torch.manual_seed(config.run.seed)
     captioner = build_captioner(
         config.stream, len(vocabulary), fetch=begun.saved is None, weights_file=image_weights
     )
-    objective = StreamObjective(config, captioner, world)
+    objective = StreamObjective(begun.config, captioner, world)
     distributed.broadcast(objective.captioner, world)
     if world.is_main:
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, run_dir / CONFIG)
         vocabulary.save(run_dir / VOCABULARY)
-    stream = config.stream
-    epoch_steps = max(1, len(source) // (stream.batch_size * world.size))
+    epoch_steps = max(1, len(source) // (begun.batch_size * world.size))
     validation = Validation(captioner, vocabulary, held_out, config, run_dir, world)
     size = config.model.image_sizes[-1]
     progress = train(
         objective,
-        training_batches(
-            config, source, vocabulary, world, size=size, batch_size=stream.batch_size
-        ),
+        training_batches(config, source, vocabulary, world, size=size, batch_size=begun.batch_size),
         config,
         run_dir,
         world,
-        total_images=stream.images,
-        batch_size=stream.batch_size,
+        total_images=config.stream.images,
+        batch_size=begun.batch_size,
         hooks=[Hook(epoch_steps, validation)],
         saved=begun.saved,
         extra=begun.extra,

@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = with_encoders(config, args.encoders, args.run_dir)
         print_config(companions.adopted(config, companion_dir, args.run_dir), "train")
         return
-    from baselines.runs import held
+    from baselines.start import held
     from baselines.training import distributed
 
     with distributed.started(config.run.device) as world, held(args.run_dir, world):
@@ -155,15 +155,16 @@ def run(
         CheckpointError: encoders or checkpoint missing, damaged or of another vocabulary.
         DataError: broken data.
     """
-    from baselines.runs import start
+    from baselines.start import start
     from baselines.training.loop import train
 
     encoders = required_encoders(encoders_dir, run_dir)
     companion = companions.find(config, companion_dir, run_dir)
     config = settled(companions.adopted(config, companion_dir, run_dir), encoders, world)
     source = checked_source(config, "train", encoders.vocabulary)
-    begun = start(config, run_dir, encoders.vocabulary, source, encoders=encoders, resume=resume)
-    objective = build_objective(config, encoders, world, companion)
+    words = encoders.vocabulary
+    begun = start(config, run_dir, words, source, world, encoders=encoders, resume=resume)
+    objective = build_objective(begun.config, encoders, world, companion)
     # Nothing is written before everything that can be refused has been.
     done: list[Hook] = []
     if world.is_main:
@@ -173,12 +174,12 @@ def run(
 
     progress = train(
         objective,
-        host_batches(config, source, encoders.vocabulary, world, config.optim.batch_size),
+        host_batches(begun.config, source, words, world),
         config,
         run_dir,
         world,
         total_images=config.optim.images,
-        batch_size=config.optim.batch_size,
+        batch_size=begun.batch_size,
         accumulate=config.optim.accumulate,
         hooks=done,
         saved=begun.saved,
@@ -189,7 +190,7 @@ def run(
 
 
 def host_batches(
-    config: Config, source: Source, vocabulary: Vocabulary, world: World, batch_size: int
+    config: Config, source: Source, vocabulary: Vocabulary, world: World
 ) -> Callable[[int], Iterable[Batch]]:
     """`training_batches` of the largest size, with the wrong images that the host may need."""
     return training_batches(
@@ -198,7 +199,7 @@ def host_batches(
         vocabulary,
         world,
         size=config.model.image_sizes[-1],
-        batch_size=batch_size,
+        batch_size=config.optim.batch_size,
         wrong_images=find_host(config.model.name).wrong_images,
     )
 

@@ -23,7 +23,7 @@ from baselines.training.checkpoint import (
     save_checkpoint,
     set_rng_state,
 )
-from baselines.training.distributed import World, any_rank, average_gradients
+from baselines.training.distributed import Vote, World, average_gradients
 from baselines.training.interrupts import Interrupts, noted
 from baselines.training.recorder import Hook, Progress, Recorder
 from baselines.training.stats import not_finite
@@ -159,7 +159,8 @@ def train(
     """
     scaler = torch.amp.GradScaler(world.device.type, enabled=config.optim.amp == "fp16")
     progress = Progress() if saved is None else restore(saved, objective, scaler)
-    entries = {"config": to_dict(config), **(extra or {})}
+    step_images = batch_size * accumulate * world.size
+    entries = {"config": to_dict(config), "batch": step_images, **(extra or {})}
 
     def save(progress: Progress) -> None:
         state = capture(objective, scaler, progress) | entries
@@ -168,19 +169,23 @@ def train(
     check = partial(require_saveable, objective, scaler)
     recorder = Recorder(config, run_dir, world, hooks, check, save, progress, total_images)
     with noted() as interrupts, recorder:
-        stream = iter(batches(progress.images))
+        vote, stream = Vote(world), iter(batches(progress.images))
         while progress.images < total_images:
+            world.at("data")
             parts = next_batches(stream, accumulate, interrupts, recorder, world)
             if len(parts) < accumulate:
                 break
+            world.at("step")
             number = progress.step + 1
             run_step(objective, parts, number, scaler, world, recorder)
-            progress = Progress(number, progress.images + batch_size * accumulate * world.size)
-            stopping = agreed(interrupts.received is not None, number, config, world)
+            progress = Progress(number, progress.images + step_images)
+            stopping = vote(interrupts.received is not None)
+            world.at("records")
             last = stopping or progress.images >= total_images
             recorder.step_done(progress, last=last, hurry=stopping)
             if stopping:
                 break
+        vote.close()
         recorder.rescue()
     return progress
 
@@ -206,7 +211,7 @@ def next_batches(
         return interrupts.wait_for(read, breakable=world.size == 1) or []
     except Exception as error:
         explained = dead_process(error)
-        dead = explained is not None or isinstance(error.__cause__, RuntimeError | OSError | EOFError)
+        dead = explained or isinstance(error.__cause__, RuntimeError | OSError | EOFError)
         if dead and interrupts.came_within(1.0):
             # A job that is cancelled signals every process: the workers were only the first.
             return []
@@ -235,13 +240,6 @@ def run_step(
         )
     scaler.update()
     objective.after(number)
-
-
-def agreed(stop: bool, number: int, config: Config, world: World) -> bool:
-    """Whether all ranks stop now: a signal may reach them at different steps."""
-    if world.size == 1:
-        return stop
-    return number % config.run.log_every == 0 and any_rank(stop, world)
 
 
 def run_phase(

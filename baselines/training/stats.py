@@ -95,8 +95,7 @@ class StatsWriter:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line: the step and `values`."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        files.append_text(self.path, json.dumps({"step": step, **values}) + "\n")
         if self._board is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):

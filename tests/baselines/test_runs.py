@@ -11,18 +11,12 @@ import time
 import pytest
 import torch
 
-from baselines.config import Config
+from baselines.config import Config, ConfigError
 from baselines.data import Vocabulary
 from baselines.data.scenes import Scenes
 from baselines.errors import UserError
-from baselines.runs import (
-    ConfigError,
-    load_encoders,
-    load_run,
-    newest_state,
-    origin,
-    require_same_origin,
-)
+from baselines.runs import load_encoders, load_run
+from baselines.start import newest_state, origin, require_same_origin
 from baselines.training.checkpoint import (
     CheckpointError,
     checkpoints,
