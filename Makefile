@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 # The CUDA build of torch runs on a CPU as well; torch and torchvision are resolved together.
 $(VENV)/.installed: pyproject.toml
@@ -30,6 +30,11 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Pages of the library's and the trainers' interfaces, from their docstrings.
+docs: $(VENV)/.installed
+	$(BIN)/python -m pdoc --docformat google --math --output-directory build/docs alr_layers baselines '!baselines.conversion.foreign_child'
+	@echo "build/docs/index.html"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

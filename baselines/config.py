@@ -134,7 +134,12 @@ class StreamConfig(Group):
     normalise: bool = setting(
         False, "give a timm trunk ImageNet's mean and deviation, which the original does not"
     )
-    pretrained: bool = setting(True, "start the trunk from ImageNet weights")
+    start: str = setting(
+        "imagenet",
+        "weights that the trunk starts from: ImageNet's, those of DAMSM's image encoder (of the "
+        "same trunk, in --encoders), or random ones",
+        one_of("imagenet", "damsm", "random"),
+    )
     train_trunk: bool = setting(False, "let the trunk learn")
     embedding_dim: int = setting(256, "width of image features and words", above(0))
     hidden_dim: int = setting(512, "width of the LSTM", above(0))

@@ -1,7 +1,8 @@
 """Pre-train MirrorGAN's captioner: `python -m baselines.stream --preset demo --run-dir DIR`.
 
-STREAM learns to tell the caption of an image: an image encoder whose trunk is frozen where it has
-ImageNet's weights, and an LSTM. Every epoch its loss is measured on the held-out images;
+STREAM learns to tell the caption of an image: a frozen trunk with ImageNet's weights, or where
+there are none with those of DAMSM's image encoder (`--encoders`), a linear map and an LSTM. Every
+epoch its loss is measured on the held-out images;
 `captioner.pt` holds the best epoch, `last.pt` the last. Calling it again with the same run
 directory goes on. The directory is what `train mirrorgan --captioner` names.
 """
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from baselines.data.source import Source
     from baselines.data.vocabulary import Vocabulary
     from baselines.hosts.mirrorgan.captioner import Captioner
+    from baselines.runs import Encoders
     from baselines.training.distributed import World
 
 logger = logging.getLogger(__name__)
@@ -109,11 +111,14 @@ class Validation:
 
         measured = validate(self.captioner, self.source, self.vocabulary, self.config, self.device)
         facts = {"step": step, "images": images, **measured}
-        found = (self.captioner, self.vocabulary, self.config.stream)
-        save_captioner(*found, self.last, **facts)
+
+        def save(path: Path) -> None:
+            save_captioner(self.captioner, self.vocabulary, self.config.stream, path, **facts)
+
+        save(self.last)
         if measured[SCORE] < self.best:
             self.best = measured[SCORE]
-            save_captioner(*found, self.file, **facts)
+            save(self.file)
         return {f"validation/{name}": value for name, value in measured.items()}
 
 
@@ -131,8 +136,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--encoders",
         type=Path,
-        help="take the words from this run directory of baselines.damsm; needed where they cannot "
-        "be counted anew, as for converted encoders",
+        help="run directory of baselines.damsm: take its words, and with stream.start=damsm its "
+        "image encoder's trunk",
     )
     parser.add_argument("--run-dir", type=Path, required=True)
     add_resume_option(parser)
@@ -151,6 +156,8 @@ def configure(args: argparse.Namespace) -> Config:
     config = resolve(preset("mirrorgan", args.preset), args, "stream")
     if not config.stream.images:
         raise ConfigError("stream.images=0: set how many images to train on")
+    if args.image_weights and config.stream.start != "imagenet":
+        raise ConfigError(f"--image-weights: has no effect with stream.start={config.stream.start}")
     return config
 
 
@@ -178,11 +185,8 @@ def run(
     resume: str = "newest",
 ) -> None:
     """Train the captioner of `config` in `run_dir`, from its newest checkpoint if there is one."""
-    import torch
-
-    from baselines.hosts.mirrorgan.captioner import build_captioner
     from baselines.hosts.mirrorgan.objective import StreamObjective
-    from baselines.runs import CONFIG, VOCABULARY
+    from baselines.runs import CONFIG, VOCABULARY, load_encoders
     from baselines.start import start
     from baselines.training import distributed
     from baselines.training.hardware import total_memory
@@ -191,12 +195,11 @@ def run(
 
     require_memory(config, "stream", total_memory(world.device), str(world.device))
     source, held_out = checked_source(config, "train"), checked_source(config, "test")
-    vocabulary = words_of(config, source, run_dir, encoders_dir)
+    encoders = None if encoders_dir is None else load_encoders(encoders_dir)
+    vocabulary = words_of(config, source, run_dir, encoders)
     begun = start(config, run_dir, vocabulary, source, world, command="stream", resume=resume)
-    torch.manual_seed(config.run.seed)
-    captioner = build_captioner(
-        config.stream, len(vocabulary), fetch=begun.saved is None, weights_file=image_weights
-    )
+    fetch = begun.saved is None
+    captioner = fresh_captioner(config, vocabulary, image_weights, encoders, fetch=fetch)
     objective = StreamObjective(begun.config, captioner, world)
     distributed.broadcast(objective.captioner, world)
     if world.is_main:
@@ -223,20 +226,56 @@ def run(
         logger.info("%s, best %s %.3f: %s", done, SCORE, validation.best, captioner_file(run_dir))
 
 
+def fresh_captioner(
+    config: Config,
+    vocabulary: Vocabulary,
+    image_weights: Path | None,
+    encoders: Encoders | None,
+    *,
+    fetch: bool,
+) -> Captioner:
+    """A captioner initialised from `run.seed`; `fetch` starts its trunk as `stream.start` says.
+
+    Raises:
+        ConfigError: it is to start from encoders, and there are none or of another trunk.
+    """
+    import torch
+
+    from baselines.hosts.mirrorgan.captioner import build_captioner
+
+    stream = config.stream
+    torch.manual_seed(config.run.seed)
+    captioner = build_captioner(stream, len(vocabulary), fetch=fetch, weights_file=image_weights)
+    if not fetch or stream.start != "damsm":
+        return captioner
+    if encoders is None:
+        raise ConfigError(
+            "stream.start=damsm: give --encoders DIR, a run directory of python -m baselines.damsm "
+            "on the same data"
+        )
+    if encoders.config.trunk != stream.trunk:
+        raise ConfigError(
+            f"stream.trunk={stream.trunk}: --encoders see with {encoders.config.trunk}; set "
+            f"stream.trunk={encoders.config.trunk} or another stream.start"
+        )
+    captioner.image.trunk.load_state_dict(encoders.image.trunk.state_dict())
+    return captioner
+
+
 def words_of(
-    config: Config, source: Source, run_dir: Path, encoders_dir: Path | None
+    config: Config, source: Source, run_dir: Path, encoders: Encoders | None
 ) -> Vocabulary:
     """The words that the GAN's text encoder reads: the captioner must tell the same.
 
-    Those of `encoders_dir` if it is given, of the run if it has begun, else counted as
+    Those of the encoders if they are given, of the run if it has begun, else counted as
     `baselines.damsm` counts them.
     """
     from baselines.data import build_vocabulary
     from baselines.data.vocabulary import Vocabulary
-    from baselines.runs import VOCABULARY, load_encoders
+    from baselines.runs import VOCABULARY
 
-    if encoders_dir is not None:
-        return load_encoders(encoders_dir).vocabulary
+    if encoders is not None:
+        return encoders.vocabulary
     if (run_dir / VOCABULARY).exists():
         return Vocabulary.load(run_dir / VOCABULARY)
     return build_vocabulary(source, config.data.min_count)

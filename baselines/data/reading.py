@@ -49,13 +49,14 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """
     try:
         require_regular(path)
-        with open(path, "rb") as file:
-            content = file.read(limit + 1)
+        size = path.stat().st_size
+        if size <= limit:
+            return path.read_bytes()
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {_reason(error)}") from error
-    if len(content) > limit:
-        raise DataError(f"{path} has more than {limit:,} bytes: it is not the file expected here")
-    return content
+    raise DataError(
+        f"{path} has {size:,} bytes, more than {limit:,}: it is not the file expected here"
+    )
 
 
 def read_text(path: Path) -> str:

@@ -40,13 +40,13 @@ class Step:
     """What the phases of one training step share."""
 
     number: int
-    batch: Batch
     real: tuple[Tensor, ...]  # the real images in every size of the generator, smallest first
     fake: GeneratorOutput
     inputs: GeneratorInputs
     captions: Captions
     mismatched: Tensor | str  # sentences that do not describe the images, or "shift"
     wrong: tuple[Tensor, ...] = ()  # images that the captions do not describe, as `real`
+    batch: Batch | None = None  # as loaded, for losses that read the captions' words
     _image_features: ImageFeatures | None = None
 
     def image_features(self, encoder: ImageEncoder) -> ImageFeatures:
@@ -167,13 +167,13 @@ class GANObjective(ABC):
             fake = self.net(inputs.noise, text.sentence, text.words, batch.lengths, eps=inputs.eps)
         return Step(
             number=number,
-            batch=batch,
             real=self.pyramid(batch.images),
             fake=fake,
             inputs=inputs,
             captions=Captions(text.sentence, text.words, batch.lengths, batch.class_ids),
             mismatched=mismatched,
             wrong=() if batch.wrong_images is None else self.pyramid(batch.wrong_images),
+            batch=batch,
         )
 
     def pyramid(self, images: Tensor) -> tuple[Tensor, ...]:

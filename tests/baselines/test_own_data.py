@@ -1,5 +1,6 @@
 """From files to pictures through the commands, on a user's own folder and on the real data sets."""
 
+import io
 import json
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from baselines.data import DataError, Vocabulary, VocabularyMismatchError
 from baselines.data.scenes import Scenes
 from baselines.pictures.grids import to_picture
 from baselines.runs import load_encoders
+from baselines.training.checkpoint import checkpoints, load_torch
 from baselines.training.stats import read_stats
-from tests.baselines.commands import train_command
+from tests.baselines.commands import differences, train_command
+from tests.baselines.data.test_webdataset import write_shard
 from tests.support.paths import require, shared
 
 
@@ -80,3 +83,26 @@ def test_the_real_data_sets_train(name, tmp_path, encoders):
     assert all(torch.isfinite(torch.tensor(v)) for v in last.values())
     saved = Vocabulary.load(tmp_path / "run" / "vocabulary.json")
     assert saved.fingerprint == load_encoders(encoders).vocabulary.fingerprint
+
+
+def test_shards_train_and_resume(tmp_path, encoders):
+    scenes = Scenes("train", images=12, max_objects=1)
+    for split in ("train", "test"):
+        content = []
+        for index in range(len(scenes)):
+            image = io.BytesIO()
+            to_picture(scenes.image(index, 48)).save(image, "PNG")
+            text = scenes.captions(index)[0].encode()
+            content.append((f"{index:09d}", {"png": image.getvalue(), "txt": text}))
+        write_shard(tmp_path / "data" / split / "00000.tar", content)
+
+    def trained(run, steps):
+        settings = ("data.name=webdataset", "data.shuffle_buffer=4", "data.workers=1")
+        arguments = train_command("attngan", tmp_path / run, encoders, steps, *settings)
+        train.main([*arguments, "--data-root", str(tmp_path / "data")])
+        return load_torch(checkpoints(tmp_path / run)[-1])
+
+    whole = trained("whole", 5)
+    assert trained("parts", 2)["progress"]["step"] == 2
+    parts = trained("parts", 5)
+    assert not differences(whole["networks"], parts["networks"])

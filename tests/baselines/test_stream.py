@@ -35,7 +35,7 @@ from tests.baselines.hosts import mirrorgan_oracle as oracle
 TINY = (
     "data.train_images=32", "data.test_images=8", "stream.embedding_dim=16",
     "stream.hidden_dim=12", "stream.batch_size=8", "run.device=cpu", "run.log_every=2",
-    "run.checkpoint_every=1000000",
+    "run.checkpoint_every=1000000", "stream.start=random", "stream.train_trunk=true",
 )  # fmt: skip
 
 
@@ -130,16 +130,29 @@ def test_a_frozen_trunk_starts_from_a_file_and_stays(tmp_path):
     torch.manual_seed(5)
     weights = timm.create_model("resnet18").state_dict()
     torch.save(weights, tmp_path / "resnet18.pth")
-    frozen = ("stream.trunk=resnet18", "stream.train_trunk=false", "stream.pretrained=true")
+    frozen = ("stream.trunk=resnet18", "stream.train_trunk=false", "stream.start=imagenet")
     options = ("--image-weights", str(tmp_path / "resnet18.pth"))
     state = train_stream(tmp_path / "run", 16, *frozen, options=options)
     state = state["networks"]["captioner"]
     for key in ("conv1.weight", "layer4.1.bn2.running_var", "layer2.0.downsample.0.weight"):
         assert torch.equal(state[f"image.trunk.net.{key}"], weights[key]), key
-    assert load_torch(tmp_path / "run" / "captioner.pt")["stream"]["pretrained"] is False
     with pytest.raises(UserError, match=r"resnet34: .* are missing"):
         train_stream(tmp_path / "x", 16, *frozen, "stream.trunk=resnet34", options=options)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_frozen_trunk_starts_from_the_encoders_and_goes_on_without_them(tmp_path, encoders):
+    run, frozen = tmp_path / "run", ("stream.start=damsm", "stream.train_trunk=false")
+    with pytest.raises(ConfigError, match=r"stream\.start=damsm: give --encoders DIR"):
+        train_stream(run, 16, *frozen)
+    given = ("--encoders", str(encoders))
+    with pytest.raises(ConfigError, match=r"resnet18: --encoders see with small; set"):
+        train_stream(run, 16, *frozen, "stream.trunk=resnet18", options=given)
+    assert not run.exists()
+    train_stream(run, 16, *frozen, options=given)
+    state = train_stream(run, 24, *frozen)["networks"]["captioner"]
+    for key, value in load_encoders(encoders).image.trunk.state_dict().items():
+        assert torch.equal(state[f"image.trunk.{key}"], value), key
 
 
 def test_words_are_those_of_the_encoders(tmp_path, encoders):
@@ -171,9 +184,16 @@ def test_bad_settings_are_named(tmp_path, setting, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_that_would_not_be_read_are_refused(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"--image-weights: has no effect with stream\.start=random"
+    ):
+        train_stream(tmp_path / "run", 16, options=("--image-weights", "x.pth"))
+
+
 def test_another_configuration_is_refused_in_the_same_directory(tmp_path):
     train_stream(tmp_path, 16)
-    with pytest.raises(ConfigError, match=r"stream\.lr: 0\.001 in the run, 0\.5 asked for"):
+    with pytest.raises(ConfigError, match=r"stream\.lr: 0\.003 in the run, 0\.5 asked for"):
         train_stream(tmp_path, 32, "stream.lr=0.5")
 
 

@@ -170,12 +170,12 @@ def build_captioner(
     """The captioner of `stream`.
 
     With `fetch`, its trunk starts from `weights_file`, or from the usual download where
-    `stream.pretrained` asks for it; otherwise its weights are about to be loaded.
+    `stream.start` is "imagenet"; otherwise its weights are about to be loaded.
     """
     image = CaptionImageEncoder(
         embedding_dim=stream.embedding_dim,
         trunk=stream.trunk,
-        pretrained=fetch and stream.pretrained and weights_file is None,
+        pretrained=fetch and stream.start == "imagenet" and weights_file is None,
         weights_file=weights_file if fetch else None,
         input_size=stream.input_size,
         aligned_corners=stream.aligned_corners,
@@ -193,7 +193,6 @@ def stream_config(captioner: Captioner) -> StreamConfig:
     return StreamConfig(
         trunk=captioner.image.trunk_name,
         input_size=captioner.image.input_size,
-        pretrained=False,
         embedding_dim=captioner.decoder.embedding_dim,
         hidden_dim=captioner.decoder.hidden_dim,
     )

@@ -30,7 +30,7 @@ def save_captioner(
     state = {
         "captioner": captioner.state_dict(),
         "vocabulary": vocabulary.to_dict(),
-        "stream": to_dict(dataclasses.replace(stream, pretrained=False)),
+        "stream": to_dict(stream),
         "facts": facts,
     }
     save_torch(state, path)

@@ -38,6 +38,7 @@ class MirrorGANObjective(StackedGANObjective):
         terms = super().host_terms(step)
         if self.captioner is None:
             return terms
+        assert step.batch is not None
         value = global_caption_loss(self.captioner, step.fake.images[-1], step.batch, self.world)
         return [*terms, Term("caption", value, self.config.loss.caption)]
 

@@ -1,7 +1,9 @@
 """MirrorGAN's settings: train_bird of its repository, which has no configuration for COCO.
 
 Nothing is published for the captioner's pre-training but the tutorial that it follows: 5 epochs of
-128 pairs. On drawn scenes and in the small presets its trunk is ours and learns from scratch.
+128 pairs. On drawn scenes and in the small presets its frozen trunk is that of DAMSM's image
+encoder: from scratch the captioner learns the language and never looks at the image (`demo`, 20,000
+pairs: 1.273 nats a word with the right images, 1.273 with those of other captions).
 """
 
 from dataclasses import replace
@@ -10,7 +12,7 @@ from baselines import presets
 from baselines.config import Config, LossConfig, ModelConfig, OptimConfig, StreamConfig
 
 CUB_MODEL = ModelConfig(name="mirrorgan", feature_dim=32, discriminator_dim=64, residual_blocks=2)
-SMALL_STREAM = StreamConfig(trunk="small", input_size=64, pretrained=False, train_trunk=True)
+SMALL_STREAM = StreamConfig(trunk="small", input_size=64, start="damsm", lr=3e-3)
 
 
 def mirrored(loss: LossConfig) -> LossConfig:
@@ -19,7 +21,7 @@ def mirrored(loss: LossConfig) -> LossConfig:
 
 
 def small(base: Config, stream: StreamConfig) -> Config:
-    """A preset of all hosts with this one's losses and a captioner trained from scratch."""
+    """A preset of all hosts with this one's losses and a small captioner."""
     model = replace(base.model, name="mirrorgan")
     return replace(base, model=model, loss=mirrored(base.loss), stream=stream)
 

@@ -9,6 +9,7 @@ from baselines.data.coco import Coco
 from baselines.data.scan import scan
 from baselines.data.source import DataError
 from tests.baselines.data.makers import make_coco
+from tests.support.bounded import bounded
 from tests.support.paths import require, shared
 
 
@@ -107,3 +108,21 @@ def test_real_sample():
         assert report.ok and report.captions >= 300
     assert train.image(5, 64).std() > 0.05
     assert test.key(0).startswith("COCO_val2014_")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 200_000,
+        '{"images": [{"id": ' + "9" * 10_000 + "}]}",
+        json.dumps({"images": [{"id": (2**61 - 1) * n, "file_name": "x"} for n in range(60_000)]}),
+        '{"images": [{"id": 1, "file_name": ' + "[" * 500 + "]" * 500 + "}]}",
+    ],
+    ids=["nested", "digits", "colliding", "deep name"],
+)
+def test_annotations_made_to_break_the_reader_are_one_line(tmp_path, content):
+    make_coco(tmp_path)
+    (tmp_path / "annotations" / "captions_train2014.json").write_text(content)
+    kind, message = bounded(Coco, tmp_path, "train")
+    assert kind == "DataError" and "captions_train2014.json" in message, message
+    assert "\n" not in message and len(message) < 700

@@ -1,6 +1,7 @@
 """Folders of images with a metadata.jsonl."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from baselines.data.images import open_rgb, to_square
 from baselines.data.scan import scan
 from baselines.data.source import DataError
 from tests.baselines.data.makers import make_folder, write_image
+from tests.support.bounded import bounded
 
 ROWS = [
     {"file_name": "a.png", "text": "a red cat", "class": "cat"},
@@ -206,3 +208,31 @@ def test_split_file_contradicts_sub_folders(tmp_path, split_file):
         make_folder(tmp_path / split, ROWS)
     with pytest.raises(DataError, match=r"split_file=.* contradicts"):
         Folder(tmp_path, "train", split_file=split_file)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 200_000,
+        '{"file_name": "a.png", "text": ' + "[" * 200_000 + "}",
+        '{"file_name": ' + "9" * 10_000 + "}",
+        '{"file_name": "a.png", "text": "x", "bbox": [1, 1, 1e999, ' + "9" * 400 + "]}",
+        '{"file_name": "' + "x" * 100_000 + '", "text": "x"}',
+        '{"file_name": "a\\u0000.png", "text": "x"}',
+        '{"file_name": "a.png", "text": {"a": ' + "[" * 500 + "]" * 500 + "}}",
+    ],
+    ids=["nested", "nested text", "digits", "box", "long name", "zero byte", "deep text"],
+)
+def test_lines_made_to_break_the_reader_are_named_shortly(tmp_path, line):
+    (tmp_path / "metadata.jsonl").write_text(line + "\n")
+    kind, message = bounded(Folder, tmp_path, "train")
+    assert kind == "DataError" and "line 1: " in message, message
+    assert len(message) < 700
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_metadata_must_be_a_file(tmp_path, make):
+    make(tmp_path / "metadata.jsonl")
+    kind, message = bounded(Folder, tmp_path, "train", seconds=3)
+    assert kind == "DataError" and "metadata.jsonl cannot be read" in message
+    assert "no regular file" in message

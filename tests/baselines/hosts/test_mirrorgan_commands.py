@@ -7,7 +7,7 @@ import torch
 
 from baselines import evaluate, sample, stream, train
 from baselines.config import ConfigError, load_config
-from baselines.conversion.convert import convert
+from baselines.conversion import convert as work
 from baselines.convert import ConversionError, to_original
 from baselines.data.originals import save_captions_pickle
 from baselines.data.vocabulary import Vocabulary, VocabularyMismatchError
@@ -23,8 +23,8 @@ from tests.baselines.hosts.test_mirrorgan import MIRRORGAN
 from tests.support.tiny_run import tiny_config
 
 
-def train_captioner(run_dir, *settings):
-    arguments = ["--preset", "demo", "--run-dir", str(run_dir)]
+def train_captioner(run_dir, encoders, *settings):
+    arguments = ["--preset", "demo", "--run-dir", str(run_dir), "--encoders", str(encoders)]
     shared = ("stream.images=16", "stream.batch_size=8", "data.train_images=64", "run.device=cpu")
     for setting in (*shared, "data.test_images=12", "data.max_objects=2", *settings):
         arguments += ["--set", setting]
@@ -33,8 +33,9 @@ def train_captioner(run_dir, *settings):
 
 
 @pytest.fixture(scope="session")
-def captioner(tmp_path_factory):
-    return train_captioner(tmp_path_factory.mktemp("captioner"), "stream.hidden_dim=24")
+def captioner(tmp_path_factory, encoders):
+    run_dir = tmp_path_factory.mktemp("captioner")
+    return train_captioner(run_dir, encoders, "stream.hidden_dim=24")
 
 
 def train_mirrorgan(run, encoders, steps, *settings, captioner=None, refine=""):
@@ -113,7 +114,7 @@ def test_a_run_keeps_its_captioner(tmp_path, encoders, captioner):
     run = tmp_path / "run"
     train_mirrorgan(run, encoders, 1, captioner=captioner)
     train_mirrorgan(run, encoders, 2, captioner=captioner)  # the same one may be named again
-    other = train_captioner(tmp_path / "other", "stream.hidden_dim=24", "run.seed=1")
+    other = train_captioner(tmp_path / "other", encoders, "stream.hidden_dim=24", "run.seed=1")
     with pytest.raises(ConfigError, match=r"holds a run with another captioner than .*other"):
         train_mirrorgan(run, encoders, 3, captioner=other)
 
@@ -152,7 +153,9 @@ def converted_parts(words):
     }
 
 
-def test_the_originals_files_become_a_run_and_a_captioner(tmp_path):
+def test_the_originals_files_become_a_run_and_a_captioner(tmp_path, monkeypatch):
+    # A child process for each of ten files would take longer than all the rest.
+    monkeypatch.setattr(work, "read_foreign", lambda path: torch.load(path, weights_only=True))
     vocabulary = Vocabulary(["a", "bird", "red"], unknown=False)
     save_captions_pickle(tmp_path / "captions.pickle", vocabulary, [], [])
     parts = converted_parts(len(vocabulary))
@@ -160,7 +163,7 @@ def test_the_originals_files_become_a_run_and_a_captioner(tmp_path):
         torch.save(to_original(network), tmp_path / name)
     files = [tmp_path / name for name in parts]
     out = tmp_path / "out"
-    lines = convert(files, out, tmp_path / "captions.pickle", "cub")
+    lines = work.convert(files, out, tmp_path / "captions.pickle", "cub")
     assert f"{out / 'captioner.pt'}: for --captioner" in lines
     assert sorted(path.name for path in out.iterdir()) == [
         "captioner.pt", "config.json", "encoders.pt", "generator.safetensors", "vocabulary.json",
@@ -176,12 +179,12 @@ def test_the_originals_files_become_a_run_and_a_captioner(tmp_path):
         for key, value in parts[name].state_dict().items():
             assert torch.equal(ours.state_dict()[key], value), key
 
-    convert(files[3:4], tmp_path / "alone", None, "cub")
+    work.convert(files[3:4], tmp_path / "alone", None, "cub")
     described = json.loads((tmp_path / "alone" / "caption_image_encoder.json").read_text())
     assert described["trunk"] == "resnet26" and described["embedding_dim"] == 6
     torch.save(to_original(CaptionDecoder(9, embedding_dim=6)), files[4])
     with pytest.raises(ConversionError, match=r"has 4 words, the captioner was trained with 9"):
-        convert(files[3:], tmp_path / "x", tmp_path / "captions.pickle", "cub")
+        work.convert(files[3:], tmp_path / "x", tmp_path / "captions.pickle", "cub")
     torch.save(to_original(CaptionDecoder(4, embedding_dim=5)), files[4])
     with pytest.raises(ConversionError, match=r"width 6 for a decoder of width 5"):
-        convert(files[3:], tmp_path / "x", tmp_path / "captions.pickle", "cub")
+        work.convert(files[3:], tmp_path / "x", tmp_path / "captions.pickle", "cub")

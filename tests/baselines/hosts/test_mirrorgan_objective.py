@@ -20,9 +20,7 @@ from tests.baselines.hosts import mirrorgan_oracle as oracle
 from tests.support.tiny_run import tiny_config
 
 HOST = HOSTS["mirrorgan"]
-STREAM = StreamConfig(
-    trunk="small", input_size=32, pretrained=False, train_trunk=True, embedding_dim=6, hidden_dim=7
-)
+STREAM = StreamConfig(trunk="small", input_size=32, train_trunk=True, embedding_dim=6, hidden_dim=7)
 CONFIG = replace(tiny_config("mirrorgan"), loss=LossConfig(damsm=0, caption=10), stream=STREAM)
 
 

@@ -193,7 +193,8 @@ def gradients(module):
 @pytest.mark.parametrize("size", SIZES)
 def test_discriminator_loss_gradients_and_statistics(which, u, size):
     state, nets, inputs = case(which)
-    fake = draw(from_original(state).train(), inputs)
+    generator = from_original(state).train()
+    fake = draw(generator, inputs)
     fake_image = fake.images[SIZES.index(size)]
     weights = leaves(nets[size])
     net = oracle.Net(weights, True)
@@ -203,6 +204,7 @@ def test_discriminator_loss_gradients_and_statistics(which, u, size):
     ours = from_original(nets[size]).train()
     terms = losses.wrong_image_terms(ours, real, wrong, fake_image, fake.mu, unconditional=u)
     terms["total"].backward()
+    assert all(p.grad is None for p in generator.parameters())  # images and mu are detached
     close(terms["total"], expected)
     found = gradients(ours)
     wanted = {k: v.grad for k, v in weights.items() if v.requires_grad and v.grad is not None}
