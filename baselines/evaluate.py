@@ -23,7 +23,7 @@ from baselines.metrics.given import evaluate_images
 from baselines.metrics.record import RESULT, store
 from baselines.metrics.report import table
 from baselines.runs import INITIAL, load_run
-from baselines.sampling.pipeline import usable_device
+from baselines.training.distributed import pick_device
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     path = args.out or (args.run or args.images_from) / RESULT
     options = options_of(args, path.parent if args.run is not None else None)
-    device = usable_device(args.device)
+    device = pick_device(args.device)
     detector = None
     if args.detector is not None:
         detector = open_detector(args.detector, file=args.detector_weights, device=device)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from baselines import companions
 from baselines.cli import (
+    add_resume_option,
     checked_source,
     config_parser,
     print_config,
@@ -27,6 +28,9 @@ from baselines.hosts import HOSTS, find_host, preset
 from baselines.settings import split_assignment
 
 if TYPE_CHECKING:
+    from baselines.data.loader import Batch
+    from baselines.data.source import Source
+    from baselines.data.vocabulary import Vocabulary
     from baselines.runs import Encoders
     from baselines.training.distributed import World
     from baselines.training.objective import GANObjective
@@ -44,6 +48,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--encoders", type=Path, help="run directory of baselines.damsm")
     companions.add_options(parser)
     parser.add_argument("--run-dir", type=Path, required=True)
+    add_resume_option(parser)
     return parser.parse_args(argv)
 
 
@@ -99,10 +104,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = with_encoders(config, args.encoders, args.run_dir)
         print_config(companions.adopted(config, companion_dir, args.run_dir), "train")
         return
+    from baselines.start import held
     from baselines.training import distributed
 
-    with distributed.started(config.run.device) as world:
-        run(config, args.run_dir, args.encoders, world, companion_dir=companion_dir)
+    with distributed.started(config.run.device) as world, held(args.run_dir, world):
+        run(
+            config,
+            args.run_dir,
+            args.encoders,
+            world,
+            companion_dir=companion_dir,
+            resume=args.resume,
+        )
 
 
 def with_encoders(config: Config, encoders: Path | None, run_dir: Path) -> Config:
@@ -127,10 +140,12 @@ def run(
     world: World,
     *,
     companion_dir: Path | None = None,
+    resume: str = "newest",
     hooks: Callable[[GANObjective], Iterable[Hook]] = lambda objective: (),
 ) -> None:
     """Train `config` in `run_dir`, from its newest checkpoint where there is one.
 
+    `resume` is which one: "newest", or "previous" for the one before it.
     `companion_dir` is where the host's companion is, for a new run of a host that has one.
     `hooks` gives further things to do at intervals, on the main rank, of the objective they look
     at.
@@ -140,45 +155,53 @@ def run(
         CheckpointError: encoders or checkpoint missing, damaged or of another vocabulary.
         DataError: broken data.
     """
-    from baselines.runs import newest_state
+    from baselines.start import start
     from baselines.training.loop import train
 
     encoders = required_encoders(encoders_dir, run_dir)
     companion = companions.find(config, companion_dir, run_dir)
     config = settled(companions.adopted(config, companion_dir, run_dir), encoders, world)
-    saved = newest_state(config, run_dir, encoders.vocabulary)
     source = checked_source(config, "train", encoders.vocabulary)
-    objective = build_objective(config, encoders, world, companion)
+    words = encoders.vocabulary
+    begun = start(config, run_dir, words, source, world, encoders=encoders, resume=resume)
+    objective = build_objective(begun.config, encoders, world, companion)
     # Nothing is written before everything that can be refused has been.
     done: list[Hook] = []
     if world.is_main:
-        prepare(run_dir, config, encoders, objective, fresh=saved is None)
+        prepare(run_dir, config, encoders, objective, fresh=begun.saved is None)
         companions.keep(config, companion, run_dir)
         done = [*build_hooks(config, run_dir, encoders, objective), *hooks(objective)]
 
-    batches = training_batches(
+    progress = train(
+        objective,
+        host_batches(begun.config, source, words, world),
+        config,
+        run_dir,
+        world,
+        total_images=config.optim.images,
+        batch_size=begun.batch_size,
+        accumulate=config.optim.accumulate,
+        hooks=done,
+        saved=begun.saved,
+        extra=begun.extra,
+    )
+    if world.is_main:
+        logger.info("%d steps, %d images: %s", progress.step, progress.images, run_dir)
+
+
+def host_batches(
+    config: Config, source: Source, vocabulary: Vocabulary, world: World
+) -> Callable[[int], Iterable[Batch]]:
+    """`training_batches` of the largest size, with the wrong images that the host may need."""
+    return training_batches(
         config,
         source,
-        encoders.vocabulary,
+        vocabulary,
         world,
         size=config.model.image_sizes[-1],
         batch_size=config.optim.batch_size,
         wrong_images=find_host(config.model.name).wrong_images,
     )
-    progress = train(
-        objective,
-        batches,
-        config,
-        run_dir,
-        world,
-        total_images=config.optim.images,
-        batch_size=config.optim.batch_size,
-        hooks=done,
-        saved=saved,
-        extra={"vocabulary": encoders.vocabulary.to_dict()},
-    )
-    if world.is_main:
-        logger.info("%d steps, %d images: %s", progress.step, progress.images, run_dir)
 
 
 def required_encoders(directory: Path | None, run_dir: Path) -> Encoders:

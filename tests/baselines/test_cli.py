@@ -28,10 +28,15 @@ def raising(error):
         (UserError("data.name='cup': expected cub"), "error: data.name='cup': expected cub"),
         (
             OSError(errno.ENOSPC, "No space left on device", "runs/x/config.json"),
-            "error: runs/x/config.json: No space left on device",
+            "error: runs/x/config.json: No space left on device; free some space, or "
+            "choose a folder on another disk",
         ),
-        (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device"),
-        (PermissionError(errno.EACCES, "Permission denied", "r"), "error: r: Permission denied"),
+        (OSError(errno.EIO, "Input/output error"), "error: Input/output error"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "r"),
+            "error: r: Permission denied; choose a folder that you may write to, or change its "
+            "permissions",
+        ),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(error, line, capsys):

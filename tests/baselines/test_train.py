@@ -14,7 +14,9 @@ from baselines.data.vocabulary import Vocabulary, VocabularyMismatchError
 from baselines.runs import load_encoders
 from baselines.training.checkpoint import CheckpointError, checkpoints, load_torch
 from baselines.training.hardware import resolved_amp
+from baselines.training.objective import StackedGANObjective
 from baselines.training.stats import NonFiniteError, read_stats
+from baselines.training.terms import PhaseLoss
 from tests.baselines.commands import differences, stats_of, train_command, train_tiny
 from tests.support.paths import ROOT
 
@@ -185,17 +187,21 @@ def test_another_vocabulary_is_refused(tmp_path, encoders):
         train_tiny("attngan", tmp_path, encoders, 2)
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path, encoders):
+def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path, encoders, monkeypatch):
     train_tiny("attngan", tmp_path, encoders, 2)
-    (path,) = checkpoints(tmp_path)
-    state = load_torch(path)
-    weights = state["networks"]["discriminators"]
-    first = next(iter(weights))
-    weights[first] = torch.full_like(weights[first], torch.nan)
-    torch.save(state, path)
-    with pytest.raises(NonFiniteError, match=r"step 3: .*D16/total"):
-        train_tiny("attngan", tmp_path, encoders, 4)
-    assert checkpoints(tmp_path) == [path]
+    saved = checkpoints(tmp_path)
+    usual = StackedGANObjective.discriminator_loss
+
+    def broken(self, stage, step):
+        loss = usual(self, stage, step)
+        return PhaseLoss(loss.total * (torch.nan if stage == 0 else 1), loss.terms)
+
+    monkeypatch.setattr(StackedGANObjective, "discriminator_loss", broken)
+    with pytest.raises(NonFiniteError, match=r"step 3: .*D16/total.*last checkpoint is intact"):
+        train_tiny("attngan", tmp_path, encoders, 4, "run.checkpoint_every=1")
+    assert checkpoints(tmp_path) == saved
+    monkeypatch.undo()
+    assert train_tiny("attngan", tmp_path, encoders, 4)["progress"]["step"] == 4
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path, encoders):
