@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from baselines.training.recorder import Hook
 
 logger = logging.getLogger(__name__)
+EVALUATED = 500  # images of an evaluation in training
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -309,7 +310,30 @@ def build_hooks(
         save_weights(objective.average.network, run_dir / GENERATOR, images=images, step=step)
         return {}
 
-    return [Hook(config.run.grid_every, preview), Hook(config.run.checkpoint_every, snapshot)]
+    hooks = [Hook(config.run.grid_every, preview), Hook(config.run.checkpoint_every, snapshot)]
+    if config.run.evaluate_every:
+        evaluation = training_evaluation(config, run_dir, encoders, objective)
+        hooks.append(Hook(config.run.evaluate_every, evaluation))
+    return hooks
+
+
+def training_evaluation(
+    config: Config, run_dir: Path, encoders: Encoders, objective: GANObjective
+) -> Callable[[int, int], Mapping[str, float]]:
+    """Measure the averaged generator on a few hundred held-out captions; see `run.evaluate`."""
+    from baselines.data import open_source
+    from baselines.metrics.evaluation import Options
+    from baselines.metrics.in_training import TrainingEvaluation
+    from baselines.runs import Run
+
+    return TrainingEvaluation(
+        Run(run_dir, config, encoders, objective.average.network),
+        Options(
+            metrics=config.run.evaluate.split(","),
+            images=min(EVALUATED, len(open_source(config.data, "test"))),
+        ),
+        best=config.run.best,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 from baselines import sample, train
 from baselines.config import ConfigError, load_config, to_dict
 from baselines.data.vocabulary import Vocabulary, VocabularyMismatchError
+from baselines.hosts import preset
 from baselines.runs import load_encoders
 from baselines.training.checkpoint import CheckpointError, checkpoints, load_torch
 from baselines.training.hardware import resolved_amp
@@ -245,3 +247,45 @@ def test_a_run_directory_is_complete_before_the_first_step(tmp_path: Path, encod
         "config.json", "vocabulary.json", "encoders.pt", "initial.safetensors",
         "generator.safetensors", "stats.jsonl",
     }  # fmt: skip
+
+
+def test_evaluation_in_training_leaves_the_training_as_it_is(encoders, tmp_path):
+    plain = train_tiny("attngan", tmp_path / "plain", encoders, 4)
+    settings = ("run.evaluate_every=2", "run.evaluate=graded,fid", "run.best=graded/colour")
+    measured = train_tiny("attngan", tmp_path / "measured", encoders, 4, *settings)
+    assert differences(plain["networks"], measured["networks"]) == []
+    assert (tmp_path / "measured" / "best.safetensors").exists()
+    found = [line for line in stats_of(tmp_path / "measured") if "evaluation/fid/damsm" in line]
+    assert [line["step"] for line in found] == [2, 4]
+    assert all(0 <= line["evaluation/graded/place"] <= 1 for line in found)
+
+
+def test_the_demo_trains_and_resumes_with_all_that_it_ships(encoders, tmp_path):
+    """Bank, falling rates, the arithmetic of the machine, three stages, ALR on DAMSM's layout."""
+    shipped = preset("alrgan", "demo")
+    assert shipped.loss.bank and shipped.optim.decay and shipped.optim.amp == "auto"
+    assert shipped.model.stages == 3 and shipped.refine.source == "damsm"
+    small = (
+        "data.train_images=32", "data.test_images=8", "model.feature_dim=8", "run.device=cpu",
+        "model.discriminator_dim=8", "optim.batch_size=4", "run.log_every=1", "loss.bank=6",
+        "run.grid_every=1000", "run.checkpoint_every=3", "refine.alr.start=1", "optim.images=24",
+    )  # fmt: skip
+
+    def run(directory):
+        arguments = ["alrgan", "--preset", "demo", "--run-dir", str(directory)]
+        arguments += ["--encoders", str(encoders)]
+        for setting in small:
+            arguments += ["--set", setting]
+        train.main(arguments)
+        return load_torch(checkpoints(directory)[-1])
+
+    whole = run(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    checkpoints(tmp_path / "parts")[-1].unlink()  # as if it had been stopped half-way
+    parts = run(tmp_path / "parts")
+    assert differences(whole["networks"], parts["networks"]) == []
+    assert stats_of(tmp_path / "whole") == stats_of(tmp_path / "parts")
+    rates = [group["lr"] for group in whole["optimizers"]["G"]["param_groups"]]
+    assert max(rates) < shipped.optim.g_lr
+    assert {"bank", "alr", "balance"} <= whole["networks"].keys()
+    assert any("G/damsm/alr" in line for line in stats_of(tmp_path / "whole"))
