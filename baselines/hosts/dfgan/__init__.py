@@ -11,6 +11,7 @@ HOST = Host(
     discriminators=deferred("baselines.hosts.dfgan.model:discriminators"),
     stages=deferred("baselines.hosts.dfgan.model:stages"),
     objective=deferred("baselines.hosts.dfgan.objective:DFGANObjective"),
+    reads=("loss.wrong", "loss.penalty"),
     parameters=deferred("baselines.hosts.dfgan.sizes:parameters"),
     read_original=deferred("baselines.hosts.dfgan.original:read_original"),
     original_names=deferred("baselines.hosts.dfgan.original:original_names"),

@@ -11,6 +11,7 @@ HOST = Host(
     discriminators=deferred("baselines.hosts.stackgan.model:discriminators"),
     stages=deferred("baselines.hosts.stackgan.model:stages"),
     objective=deferred("baselines.hosts.stackgan.objective:StackGANObjective"),
+    reads=("loss.kl", "loss.unconditional", "loss.colour", "optim.legacy_snapshot"),
     parameters=deferred("baselines.hosts.stackgan.sizes:parameters"),
     read_original=deferred("baselines.hosts.stackgan.original:read_original"),
     original_names=deferred("baselines.hosts.stackgan.original:original_names"),
