@@ -89,7 +89,7 @@ class DataConfig(Group):
         one_of("auto", "ascii", "unicode"),
     )
     max_unknown: float = setting(
-        0.2, "share of the captions' words that encoders may not know", between(0, 1)
+        0.2, "share of the captions' words that encoders may not know", between(0, 1), resume=True
     )
     shuffle_buffer: int = setting(
         10_000, "images of webdataset that are shuffled together, 0: all", at_least(0)

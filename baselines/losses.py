@@ -5,18 +5,14 @@ All are computed in float32 at least, whatever autocast says, and return scalars
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from baselines.hinge import hinge_terms, matching_aware_gradient_penalty
+from baselines.networks.discriminators import Discriminator
 from baselines.networks.masking import padding
 from baselines.precision import accurate, no_autocast
-
-if TYPE_CHECKING:
-    from baselines.networks.discriminators import Discriminator
 
 __all__ = [
     "colour_consistency_loss",

@@ -24,7 +24,7 @@ from baselines.cli import (
 )
 from baselines.config import Config, ConfigError, save_config
 from baselines.estimate import require_memory
-from baselines.hosts import HOSTS, find_host, preset
+from baselines.hosts import HOSTS, find_host, preset, readers
 from baselines.settings import split_assignment
 
 if TYPE_CHECKING:
@@ -89,6 +89,9 @@ def require_effect(config: Config, args: argparse.Namespace) -> None:
             "model.single_image=true paints only the last; use --refine none"
         )
     for key, text in map(split_assignment, args.set):
+        if args.model not in readers(key):
+            hosts = ", ".join(readers(key))
+            raise ConfigError(f"{key}={text}: has no effect on {args.model}; {hosts} can use it")
         needed = "lvr" if key.startswith(("refine.lvr.", "refine.mask")) else "alr"
         added = key.startswith("refine.") and key != "refine.terms"
         if added and needed not in config.refine.names:

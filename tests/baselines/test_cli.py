@@ -10,9 +10,10 @@ import pytest
 from baselines import train
 from baselines.cli import run_command
 from baselines.errors import UserError
+from baselines.hosts import HOSTS
 from tests.support.paths import ROOT
 
-COMMANDS = ("train", "damsm", "stream", "sample", "convert")
+COMMANDS = ("train", "damsm", "stream", "sample", "convert", "evaluate")
 
 
 def raising(error):
@@ -87,7 +88,7 @@ def test_help_does_not_wait_for_torch(command):
     assert done.stderr.split() == []
 
 
-@pytest.mark.parametrize("command", [["train", "dmgan"], ["damsm"], ["stream"]])
+@pytest.mark.parametrize("command", [*(["train", host] for host in HOSTS), ["damsm"], ["stream"]])
 def test_a_dry_run_of_a_preset_does_not_wait_for_torch(command, tmp_path):
     new = str(tmp_path / "new")
     done = started(SLOW, *command, "--preset", "cub", "--run-dir", new, "--dry-run")

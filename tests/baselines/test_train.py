@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from baselines import sample, train
-from baselines.config import ConfigError, load_config, to_dict
+from baselines.config import ConfigError, flat, load_config, to_dict
 from baselines.data.vocabulary import Vocabulary, VocabularyMismatchError
 from baselines.hosts import preset
 from baselines.runs import load_encoders
@@ -127,6 +127,29 @@ def test_bad_settings_are_named(arguments, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         train.main(["attngan", "--run-dir", str(tmp_path / "run"), *arguments])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("host", "setting", "able"),
+    [
+        ("attngan", "loss.unconditional=0.5", "stackgan"),
+        ("alrgan", "loss.colour=50", "stackgan"),
+        ("dmgan", "loss.penalty=1", "dfgan"),
+        ("mirrorgan", "optim.legacy_snapshot=2000", "stackgan"),
+        ("attngan", "loss.caption=1", "mirrorgan"),
+        ("dfgan", "loss.kl=1", "attngan, dmgan, alrgan, stackgan, mirrorgan"),
+        ("stackgan", "loss.wrong=shift", "attngan, dmgan, alrgan, dfgan, mirrorgan"),
+    ],
+)
+def test_what_only_other_hosts_read_is_refused(host, setting, able, tmp_path):
+    given = ["--run-dir", str(tmp_path / "run"), "--dry-run", "--set", setting]
+    with pytest.raises(ConfigError) as caught:
+        train.main([host, "--preset", "demo", *given])
+    assert str(caught.value) == f"{setting}: has no effect on {host}; {able} can use it"
+    for other in able.split(", "):
+        config = train.configure(train.parse([other, "--preset", "demo", *given]))
+        key, text = setting.split("=")
+        assert str(flat(config)[key]) in (text, f"{text}.0")
 
 
 def test_another_configuration_is_refused_in_the_same_directory(tmp_path, encoders):
