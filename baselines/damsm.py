@@ -187,16 +187,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print_config(config)
         return
     with distributed.started(config.run.device) as world, held(args.run_dir, world):
-        run(config, args.run_dir, args.image_weights, world, resume=args.resume)
+        run(config, args.run_dir, args.image_weights, world, args.resume)
 
 
 def run(
-    config: Config,
-    run_dir: Path,
-    image_weights: Path | None,
-    world: World,
-    *,
-    resume: str = NEWEST,
+    config: Config, run_dir: Path, image_weights: Path | None, world: World, resume: str = NEWEST
 ) -> None:
     """Train the encoders of `config` in `run_dir`, from its newest checkpoint if there is one."""
     source, held_out = checked_source(config, "train"), checked_source(config, "test")

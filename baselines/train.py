@@ -84,16 +84,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print_config(config)
         return
     with distributed.started(config.run.device) as world, held(args.run_dir, world):
-        run(config, args.run_dir, args.encoders, world, resume=args.resume)
+        run(config, args.run_dir, args.encoders, world, args.resume)
 
 
 def run(
-    config: Config,
-    run_dir: Path,
-    encoders_dir: Path | None,
-    world: World,
-    *,
-    resume: str = NEWEST,
+    config: Config, run_dir: Path, encoders_dir: Path | None, world: World, resume: str = NEWEST
 ) -> None:
     """Train `config` in `run_dir`, from its newest checkpoint where there is one.
 

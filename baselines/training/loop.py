@@ -181,12 +181,11 @@ def train(
             progress = Progress(number, progress.images + step_images)
             stopping = vote(interrupts.received is not None)
             world.at("records")
-            last = stopping or progress.images >= total_images
-            recorder.step_done(progress, last=last, hurry=stopping)
+            done = progress.images >= total_images
+            recorder.step_done(progress, last=stopping or done, hurry=stopping)
             if stopping:
                 break
         vote.close()
-        recorder.rescue()
     return progress
 
 
