@@ -94,6 +94,8 @@ def restore(
         scaler.load_state_dict(state["scaler"])
         set_rng_state(state["rng"])
         progress = Progress(int(state["progress"]["step"]), int(state["progress"]["images"]))
+        if min(progress.step, progress.images) < 0:
+            raise ValueError(f"{progress} is before the start")
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise CheckpointError(
             f"the checkpoint does not fit this run ({' '.join(str(error).split())[:300]}); "
@@ -121,6 +123,22 @@ def require_saveable(
         require_finite(capture(objective, scaler, progress))
     except NonFiniteError as error:
         raise not_finite(progress.step, str(error)) from error
+
+
+def saver(
+    objective: Objective,
+    scaler: torch.amp.GradScaler,
+    run_dir: Path,
+    config: Config,
+    entries: Mapping[str, Any],
+) -> Callable[[Progress], None]:
+    """What writes a checkpoint: the training state, the configuration and further `entries`."""
+
+    def save(progress: Progress) -> None:
+        state = {**capture(objective, scaler, progress), "config": to_dict(config), **entries}
+        save_checkpoint(run_dir, progress.images, state, config.run.keep)
+
+    return save
 
 
 def train(
@@ -159,12 +177,7 @@ def train(
     scaler = torch.amp.GradScaler(world.device.type, enabled=config.optim.amp == "fp16")
     progress = Progress() if saved is None else restore(saved, objective, scaler)
     step_images = batch_size * accumulate * world.size
-    entries = {"config": to_dict(config), "batch": step_images, **(extra or {})}
-
-    def save(progress: Progress) -> None:
-        state = capture(objective, scaler, progress) | entries
-        save_checkpoint(run_dir, progress.images, state, config.run.keep)
-
+    save = saver(objective, scaler, run_dir, config, {"batch": step_images, **(extra or {})})
     check = partial(require_saveable, objective, scaler)
     recorder = Recorder(config, run_dir, world, hooks, check, save, progress, total_images)
     with noted() as interrupts, recorder:
