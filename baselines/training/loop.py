@@ -100,6 +100,8 @@ def restore(
         scaler.load_state_dict(state["scaler"])
         set_rng_state(state["rng"])
         progress = Progress(int(state["progress"]["step"]), int(state["progress"]["images"]))
+        if min(progress.step, progress.images) < 0:
+            raise ValueError(f"{progress} is before the start")
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise CheckpointError(
             f"the checkpoint does not fit this run ({' '.join(str(error).split())[:300]}); "
@@ -127,6 +129,22 @@ def require_saveable(
         require_finite(capture(objective, scaler, progress))
     except NonFiniteError as error:
         raise not_finite(progress.step, str(error)) from error
+
+
+def saver(
+    objective: Objective,
+    scaler: torch.amp.GradScaler,
+    run_dir: Path,
+    config: Config,
+    entries: Mapping[str, Any],
+) -> Callable[[Progress], None]:
+    """What writes a checkpoint: the training state, the configuration and further `entries`."""
+
+    def save(progress: Progress) -> None:
+        state = {**capture(objective, scaler, progress), "config": to_dict(config), **entries}
+        save_checkpoint(run_dir, progress.images, state, config.run.keep)
+
+    return save
 
 
 def train(
@@ -165,12 +183,7 @@ def train(
     scaler = torch.amp.GradScaler(world.device.type, enabled=config.optim.amp == "fp16")
     progress = Progress() if saved is None else restore(saved, objective, scaler)
     step_images = batch_size * accumulate * world.size
-    entries = {"config": to_dict(config), "batch": step_images, **(extra or {})}
-
-    def save(progress: Progress) -> None:
-        state = capture(objective, scaler, progress) | entries
-        save_checkpoint(run_dir, progress.images, state, config.run.keep)
-
+    save = saver(objective, scaler, run_dir, config, {"batch": step_images, **(extra or {})})
     check = partial(require_saveable, objective, scaler)
     recorder = Recorder(config, run_dir, world, hooks, check, save, progress, total_images)
     with noted() as interrupts, recorder:
@@ -186,12 +199,11 @@ def train(
             progress = Progress(number, progress.images + step_images)
             stopping = vote(interrupts.received is not None)
             world.at("records")
-            last = stopping or progress.images >= total_images
-            recorder.step_done(progress, last=last, hurry=stopping)
+            done = progress.images >= total_images
+            recorder.step_done(progress, last=stopping or done, hurry=stopping)
             if stopping:
                 break
         vote.close()
-        recorder.rescue()
     return progress
 
 

@@ -135,6 +135,8 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is None:
+            self.rescue()
         self.bar.close()
         if self.stats is not None:
             self.stats.close()
