@@ -38,8 +38,8 @@ def git(*arguments: str) -> str | None:
 def tests_of(device: torch.device) -> list[str]:
     """What pytest is given for this device."""
     if device.type == "cuda":
-        return ["-m", "gpu", "tests/library/test_kernels_gpu.py"]
-    return ["tests/library/test_equations.py"]
+        return ["-m", "gpu", "tests/alr_layers/test_kernels_gpu.py"]
+    return ["tests/alr_layers/test_equations.py"]
 
 
 def stamp_of(facts: dict[str, Any]) -> dict[str, Any]:

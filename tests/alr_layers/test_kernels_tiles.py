@@ -7,7 +7,7 @@ pytest.importorskip("triton")
 
 from alr_layers import FusedUnavailableError
 from alr_layers.kernels import dispatch, requirements, tiles
-from tests.library.kernel_support import ARRANGEMENTS, arranged
+from tests.alr_layers.kernel_support import ARRANGEMENTS, arranged
 
 
 @given(st.integers(1, 128))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.library import tensor_cores
-from tests.library.kernel_support import assert_parity, inputs
+from tests.alr_layers import tensor_cores
+from tests.alr_layers.kernel_support import assert_parity, inputs
 
 WITH_PRODUCTS = ("layout_context", "masked_difference")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -3,7 +3,7 @@ import torch
 
 import alr_layers
 from alr_layers.kernels import dispatch
-from tests.library.kernel_support import FUSED, fused, inputs, run
+from tests.alr_layers.kernel_support import FUSED, fused, inputs, run
 
 SHAPE = (2, 5, 4, 3, 4)
 

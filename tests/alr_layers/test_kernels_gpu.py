@@ -4,7 +4,7 @@ import torch
 pytest.importorskip("triton")
 
 import alr_layers
-from tests.library.kernel_support import (
+from tests.alr_layers.kernel_support import (
     ARRANGEMENTS,
     FUSED,
     SHAPES,

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from alr_layers.kernels.dispatch import implementation
-from tests.library.kernel_support import (
+from tests.alr_layers.kernel_support import (
     ARRANGEMENTS,
     FUSED,
     SHAPES,

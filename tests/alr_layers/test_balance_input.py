@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alr_layers import TermBalance
-from tests.library.test_balance import features, quadratic, two_stages
+from tests.alr_layers.test_balance import features, quadratic, two_stages
 
 
 def wrong(call: str) -> None:

@@ -1,4 +1,4 @@
-"""These tests need the interpreter; tests/library/test_kernels_interpreted.py starts them."""
+"""These tests need the interpreter; tests/alr_layers/test_kernels_interpreted.py starts them."""
 
 import os
 
