@@ -40,7 +40,8 @@ class StageHook:
             # Breaks the graph of a compiled generator here: h must be a tensor that it goes on
             # with, not a copy that the compiled graph hands out besides. Not as a decorator, which
             # would load the compiler with the library.
-            self._tell = torch.compiler.disable(self._tell)  # type: ignore[method-assign, no-untyped-call]
+            disable: Callable[[Any], Any] = torch.compiler.disable
+            self._tell = disable(self._tell)  # type: ignore[method-assign]  # this owner's alone
 
     @property
     def owner(self) -> Any:

@@ -26,7 +26,9 @@ class LayoutSource(Protocol):
     frozen matching model, as long as real and synthesized features go through the same one.
     """
 
-    feature_dim: int
+    @property
+    def feature_dim(self) -> int:
+        """D, channels of the features that it reads."""
 
     def layout(self, features: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
         """Θ of features: (B, D, H, W), (B, C, T), (B,) -> (B, T, H, W), 1 in sum over words."""

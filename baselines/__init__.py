@@ -8,12 +8,18 @@ From Python, a trained run draws like this:
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+from baselines.console import interrupt_in_one_line
 
 if TYPE_CHECKING:
     from baselines.sampling.pipeline import load
 
 __all__ = ["load"]
+
+if sys.argv[:1] == ["-m"]:  # `python -m baselines.train` and the like, before its own imports
+    interrupt_in_one_line()
 
 
 def __getattr__(name: str) -> Any:

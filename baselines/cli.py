@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -13,6 +14,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from baselines.config import Config, override, to_dict
+from baselines.console import (
+    INTERRUPTED,
+    STATUS_INTERRUPTED,
+    guard_streams,
+    leave_quietly,
+    say,
+)
 from baselines.data import SOURCES, find_source
 from baselines.errors import UserError
 from baselines.estimate import summary
@@ -26,6 +34,20 @@ if TYPE_CHECKING:
     from baselines.data.vocabulary import Vocabulary
     from baselines.training.distributed import World
 
+REMEDIES = {
+    errno.ENOSPC: "free some space, or choose a folder on another disk",
+    errno.EDQUOT: "free some of your quota, or choose a folder on another disk",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another folder",
+    errno.EACCES: "choose a folder that you may write to, or change its permissions",
+    errno.EPERM: "choose a folder that you may write to, or change its permissions",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.ENOTDIR: "a file stands where a folder should be: move it away, or choose another folder",
+    errno.EEXIST: "a file stands where a folder should be: move it away, or choose another folder",
+    errno.EISDIR: "a folder stands where a file should be: move it away, or choose another folder",
+    errno.ENOENT: "check the spelling",
+    errno.EMFILE: "raise the limit on open files (ulimit -n), or use fewer data.workers",
+    errno.ENOMEM: "use smaller batches or fewer data.workers",
+}
 ISSUES = "https://github.com/alr-layers/alr-layers/issues"
 
 
@@ -75,6 +97,17 @@ def config_parser(command: str, description: str | None) -> Parser:
         help="print the resolved configuration, and what it takes on standard error, and stop",
     )
     return parser
+
+
+def add_resume_option(parser: argparse.ArgumentParser) -> None:
+    """`--resume`: which checkpoint of the run directory to go on from."""
+    parser.add_argument(
+        "--resume",
+        choices=["newest", "previous"],
+        default="newest",
+        help="the checkpoint to go on from, where there is one: previous is the one before the "
+        "newest, for when that is damaged",
+    )
 
 
 def resolve(config: Config, args: argparse.Namespace, command: str) -> Config:
@@ -166,6 +199,7 @@ def run_command(main: Callable[[Sequence[str] | None], object]) -> None:
     That is `UserError`, and an `OSError` that names a file (disk full, not writable, missing).
     Anything else is a bug of ours: its traceback stays, followed by where to report it.
     """
+    guard_streams()
     # Threads that wait for work give their core away instead of spinning on it, as OpenMP's do by
     # default: beside one other busy process, spinning makes training tens of times slower. Read
     # when torch is loaded, which no command does before this.
@@ -177,6 +211,13 @@ def run_command(main: Callable[[Sequence[str] | None], object]) -> None:
         main(None)
     except UserError as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        say(INTERRUPTED)
+        sys.exit(STATUS_INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        leave_quietly()
+        sys.exit(STATUS_INTERRUPTED)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
@@ -193,7 +234,7 @@ def run_command(main: Callable[[Sequence[str] | None], object]) -> None:
 
 def fail(message: str) -> NoReturn:
     """Print one message and end with status 2."""
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}")
     sys.exit(2)
 
 
@@ -201,5 +242,6 @@ def one_line(error: Exception) -> str:
     """What went wrong, without line breaks or error numbers."""
     if isinstance(error, OSError) and error.strerror is not None:
         where = "" if error.filename is None else f"{error.filename}: "
-        return f"{where}{error.strerror}"
+        remedy = REMEDIES.get(error.errno or 0, "")
+        return f"{where}{error.strerror}" + (f"; {remedy}" if remedy else "")
     return " ".join(str(error).split())

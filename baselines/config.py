@@ -89,7 +89,7 @@ class DataConfig(Group):
         one_of("auto", "ascii", "unicode"),
     )
     max_unknown: float = setting(
-        0.2, "share of the captions' words that encoders may not know", between(0, 1)
+        0.2, "share of the captions' words that encoders may not know", between(0, 1), resume=True
     )
     shuffle_buffer: int = setting(
         10_000, "images of webdataset that are shuffled together, 0: all", at_least(0)
@@ -298,6 +298,19 @@ class RunConfig(Group):
     )
     evaluate_every: int = setting(
         0, "steps between evaluations, 0: never", at_least(0), resume=True, only="train"
+    )
+    evaluate: str = setting(
+        "r_precision,fid",
+        "what such an evaluation measures, metrics of baselines.evaluate; graded for scenes",
+        resume=True,
+        only="train",
+    )
+    best: str = setting(
+        "",
+        "row of the evaluation whose best weights are kept as best.safetensors, such as "
+        "graded/place; '': none",
+        resume=True,
+        only="train",
     )
     checkpoint_every: int = setting(1000, "steps between checkpoints", above(0), resume=True)
     keep: int = setting(2, "checkpoints that are kept", above(0), resume=True)

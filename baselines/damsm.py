@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baselines.cli import (
+    add_resume_option,
     checked_source,
     config_parser,
     print_config,
@@ -88,7 +89,8 @@ class Validation:
         self.encoders, self.source, self.config = encoders, source, config
         self.run_dir, self.device = run_dir, world.device
         best = run_dir / ENCODERS
-        self.best = load_torch(best)["facts"][SCORE] if best.exists() else -1.0
+        known = load_torch(best).get("facts", {}) if best.exists() else {}
+        self.best = float(known.get(SCORE, -1.0))
 
     def __call__(self, step: int, images: int) -> dict[str, float]:
         """Measure, save, and return the recalls for the log."""
@@ -108,6 +110,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = config_parser("damsm", __doc__)
     parser.add_argument("--preset", default="scenes", help="cub, coco, scenes, demo, ...")
     parser.add_argument("--run-dir", type=Path, required=True)
+    add_resume_option(parser)
     parser.add_argument(
         "--image-weights", type=Path, help="ImageNet weights of the trunk as a local file"
     )
@@ -133,16 +136,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         print_config(config, "damsm")
         return
+    from baselines.start import held
     from baselines.training import distributed
 
-    with distributed.started(config.run.device) as world:
-        run(config, args.run_dir, args.image_weights, world)
+    with distributed.started(config.run.device) as world, held(args.run_dir, world):
+        run(config, args.run_dir, args.image_weights, world, resume=args.resume)
 
 
-def run(config: Config, run_dir: Path, image_weights: Path | None, world: World) -> None:
+def run(
+    config: Config,
+    run_dir: Path,
+    image_weights: Path | None,
+    world: World,
+    *,
+    resume: str = "newest",
+) -> None:
     """Train the encoders of `config` in `run_dir`, from its newest checkpoint if there is one."""
     from baselines.data import build_vocabulary
-    from baselines.runs import CONFIG, ENCODERS, VOCABULARY, newest_state
+    from baselines.runs import CONFIG, ENCODERS, VOCABULARY
+    from baselines.start import start
     from baselines.training import distributed
     from baselines.training.damsm import DAMSMObjective
     from baselines.training.hardware import total_memory
@@ -152,16 +164,16 @@ def run(config: Config, run_dir: Path, image_weights: Path | None, world: World)
     require_memory(config, "damsm", total_memory(world.device), str(world.device))
     source, held_out = checked_source(config, "train"), checked_source(config, "test")
     vocabulary = build_vocabulary(source, config.data.min_count)
-    saved = newest_state(config, run_dir, vocabulary, "damsm")
-    encoders = fresh_encoders(config, vocabulary, image_weights, fetch=saved is None)
-    objective = DAMSMObjective(config, encoders.text, encoders.image, len(source), world)
+    begun = start(config, run_dir, vocabulary, source, world, command="damsm", resume=resume)
+    encoders = fresh_encoders(config, vocabulary, image_weights, fetch=begun.saved is None)
+    objective = DAMSMObjective(begun.config, encoders.text, encoders.image, len(source), world)
     for network in objective.networks.values():
         distributed.broadcast(network, world)
     if world.is_main:
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, run_dir / CONFIG)
         vocabulary.save(run_dir / VOCABULARY)
-    epoch_steps = max(1, len(source) // (config.encoder.batch_size * world.size))
+    epoch_steps = max(1, len(source) // (begun.batch_size * world.size))
     validation = Validation(encoders, held_out, config, run_dir, world)
 
     batches = training_batches(
@@ -170,7 +182,7 @@ def run(config: Config, run_dir: Path, image_weights: Path | None, world: World)
         vocabulary,
         world,
         size=config.encoder.input_size,
-        batch_size=config.encoder.batch_size,
+        batch_size=begun.batch_size,
     )
     progress = train(
         objective,
@@ -179,20 +191,14 @@ def run(config: Config, run_dir: Path, image_weights: Path | None, world: World)
         run_dir,
         world,
         total_images=config.encoder.images,
-        batch_size=config.encoder.batch_size,
+        batch_size=begun.batch_size,
         hooks=[Hook(epoch_steps, validation)],
-        saved=saved,
-        extra={"vocabulary": vocabulary.to_dict()},
+        saved=begun.saved,
+        extra=begun.extra,
     )
     if world.is_main:
-        logger.info(
-            "%d steps, %d images, best %s %.3f: %s",
-            progress.step,
-            progress.images,
-            SCORE,
-            validation.best,
-            run_dir / ENCODERS,
-        )
+        done = f"{progress.step} steps, {progress.images} images"
+        logger.info("%s, best %s %.3f: %s", done, SCORE, validation.best, run_dir / ENCODERS)
 
 
 def fresh_encoders(

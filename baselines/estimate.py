@@ -1,18 +1,19 @@
 """What a configuration takes, from its settings alone: parameters, memory, steps.
 
-For `--dry-run`, and to refuse what no machine can hold before any of it is built. Counted are the
-stacked networks of AttnGAN, DM-GAN and ALR-GAN, without DM-GAN's memory, which is small beside
-them; a host with networks of its own is counted as if it had these. Nothing here needs torch.
+For `--dry-run`, and to refuse what no machine can hold before any of it is built. Parameters are
+those that the host counts, or those of the stacked networks of AttnGAN's family, without DM-GAN's
+memory, which is small beside them; what a pass keeps is always that of the stacked networks.
+Nothing here needs torch.
 """
 
 from __future__ import annotations
 
-import math
 import reprlib
-from itertools import pairwise
 from typing import Any
 
 from baselines.config import Config, ConfigError
+from baselines.hosts import find_host
+from baselines.hosts import stacked_sizes as sizes
 from baselines.settings import replaced, settings
 
 FLOAT = 4  # bytes
@@ -23,7 +24,6 @@ TRAINED, AVERAGED = 4, 5
 PROCESS = 0.95 * GIB
 WORKER = 0.1 * GIB
 LARGEST = 2**40  # larger settings count as this much, so that squares of them stay finite
-LARGEST_SIDE = 2**20
 VOCABULARY = 30_000
 # Parameters, and floats kept per pixel of the input for its gradient.
 TRUNKS = {
@@ -47,67 +47,15 @@ def bounded(config: Config) -> Config:
     return config
 
 
-def sides(config: Config) -> list[float]:
-    """Sides of the stages' images, smallest first, until one is beyond all reason."""
-    found = [float(config.model.base_size)]
-    while len(found) < config.model.stages and found[-1] <= LARGEST_SIDE:
-        found.append(2 * found[-1])
-    return found
-
-
-def halvings(side: float) -> int:
-    """How often a grid of `side` is halved to reach 4x4."""
-    return round(math.log2(side)) - 2
-
-
 def parameters(config: Config) -> dict[str, float]:
     """Trained parameters of the generator and of every discriminator ("D64"), about."""
-    model, width = config.model, config.encoder.embedding_dim
-    g, wide = float(model.feature_dim), 2.0 * model.feature_dim
-    doublings = halvings(model.base_size)
-    first = g * 2.0**doublings
-    seed = 2 * first * 16
-    total = (width + 1) * 4.0 * model.condition_dim
-    total += (model.condition_dim + model.noise_dim) * seed + 2 * seed
-    for step in range(doublings):
-        inner = first / 2**step
-        total += 9 * inner * inner + 2 * inner
-    residual = 9 * wide * 3 * wide + 6 * wide
-    stage = model.residual_blocks * residual + 9 * wide * wide + 2 * wide + width * g
-    found = sides(config)
-    total += (model.stages - 1) * stage
-    total += (1 if model.single_image else model.stages) * 27 * g
-    judged = found[-1:] if model.single_image else found
-    counts = {f"D{side:.0f}": _discriminator_parameters(config, side) for side in judged}
-    return {"generator": total, **counts}
-
-
-def _discriminator_parameters(config: Config, side: float) -> float:
-    d, width = float(config.model.discriminator_dim), config.encoder.embedding_dim
-    heads = 1 if config.model.single_image else 2
-    joint = (8 * d + width) * 8 * d * 9 + 2 * 8 * d + heads * (8 * d * 16 + 1)
-    channels = _discriminator_channels(d, side)
-    total = 48 * channels[0]
-    for before, after in pairwise(channels):
-        total += before * after * (16 if after > before else 9) + 2 * after
-    return total + joint
-
-
-def _discriminator_channels(d: float, side: float) -> list[float]:
-    """Channels after every layer: doubled as the grid is halved, then brought back to 8 d."""
-    down = halvings(side)
-    channels = [max(8 * d / 2.0 ** (down - 1), d)]
-    for _ in range(down - 1):
-        channels.append(2 * channels[-1])
-    while channels[-1] > 8 * d:
-        channels.append(channels[-1] / 2)
-    return channels
+    return (find_host(config.model.name).parameters or sizes.parameters)(config)
 
 
 def generator_floats(config: Config) -> float:
     """Floats per image that the generator keeps for its gradient."""
-    model, found = config.model, sides(config)
-    g, doublings = float(model.feature_dim), halvings(model.base_size)
+    model, found = config.model, sizes.sides(config)
+    g, doublings = float(model.feature_dim), sizes.halvings(model.base_size)
     total = 5 * 16 * g * 2.0**doublings
     for step in range(doublings):  # upsampled input, convolution and its norm, gate
         inner = g * 2.0 ** (doublings - step)
@@ -126,7 +74,7 @@ def stage_floats(config: Config) -> float:
 def discriminator_floats(config: Config, side: float) -> float:
     """Floats per image that the discriminator of `side` keeps: convolution, norm, activation."""
     total, grid = 0.0, side
-    channels = _discriminator_channels(float(config.model.discriminator_dim), side)
+    channels = sizes.discriminator_channels(float(config.model.discriminator_dim), side)
     for layer, width in enumerate(channels):
         grid = max(4.0, grid / 2)
         total += (2 if layer == 0 else 3) * width * grid**2
@@ -176,10 +124,10 @@ def memory(config: Config, command: str) -> float:
         side, batch = float(encoder.input_size), float(encoder.batch_size)
         kept = TRAINED * encoders + damsm_floats(config, batch, command)
     elif command == "stream":
-        side, batch = sides(config)[-1], float(config.stream.batch_size)
+        side, batch = sizes.sides(config)[-1], float(config.stream.batch_size)
         kept = TRAINED * captioner_parameters(config) + captioner_floats(config, batch, command)
     else:
-        side, batch = sides(config)[-1], float(config.optim.batch_size)
+        side, batch = sizes.sides(config)[-1], float(config.optim.batch_size)
         kept = encoders + _training_floats(config, batch)
         if config.loss.caption:
             kept += captioner_parameters(config) + captioner_floats(config, batch, command)
@@ -192,7 +140,7 @@ def _training_floats(config: Config, batch: float) -> float:
     counts = parameters(config)
     generator = counts.pop("generator")
     kept = AVERAGED * generator + TRAINED * sum(counts.values())
-    images = sides(config)
+    images = sizes.sides(config)
     judged = images[-1:] if model.single_image else images
     per_image = generator_floats(config)
     for side in images[:-1] if config.refine.names else []:
@@ -264,8 +212,10 @@ def summary(config: Config, command: str) -> str:
     lines = []
     if command == "train":
         counts = parameters(bounded(config)).items()
+        own = find_host(config.model.name).parameters is not None
+        whose = "" if own else " (of the stacked networks in these sizes)"
         named = ", ".join(f"{name} {count / 1e6:.3g} M" for name, count in counts)
-        lines.append(f"parameters (of the stacked networks in these sizes), about: {named}")
+        lines.append(f"parameters{whose}, about: {named}")
     lines.append(f"steps: {steps(config, command):,} on one process")
     lines.append(f"memory, about: {readable(memory(config, command))} without half precision")
     return "\n".join(lines)

@@ -11,19 +11,18 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from baselines.cli import run_command
 from baselines.errors import UserError
-from baselines.metrics import METRICS
-from baselines.metrics.detectors import COCO_DETECTORS, SCENES, open_detector
-from baselines.metrics.evaluation import Options, evaluate
+from baselines.metrics import COCO_DETECTORS, METRICS, PUBLISHED_COUNT, SCENES
 from baselines.metrics.extractors import EXTRACTORS
-from baselines.metrics.fid import PUBLISHED_COUNT
-from baselines.metrics.given import evaluate_images
 from baselines.metrics.record import RESULT, store
 from baselines.metrics.report import table
-from baselines.runs import INITIAL, load_run
-from baselines.sampling.pipeline import usable_device
+
+# --help does not wait for torch: what needs it is imported where it is used.
+if TYPE_CHECKING:
+    from baselines.metrics.evaluation import Options
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +130,8 @@ def options_of(args: argparse.Namespace, cache: Path | None) -> Options:
     Raises:
         UserError: options that make no sense, or do not belong together.
     """
+    from baselines.metrics.evaluation import Options
+
     alone = {"captions": args.captions, "reference": args.reference, "size": args.size}
     if args.run is not None:
         for name, value in alone.items():
@@ -160,9 +161,15 @@ def options_of(args: argparse.Namespace, cache: Path | None) -> Options:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
     args = parse(argv)
+    from baselines.metrics.detectors import open_detector
+    from baselines.metrics.evaluation import evaluate
+    from baselines.metrics.given import evaluate_images
+    from baselines.runs import INITIAL, load_run
+    from baselines.training.distributed import pick_device
+
     path = args.out or (args.run or args.images_from) / RESULT
     options = options_of(args, path.parent if args.run is not None else None)
-    device = usable_device(args.device)
+    device = pick_device(args.device)
     detector = None
     if args.detector is not None:
         detector = open_detector(args.detector, file=args.detector_weights, device=device)

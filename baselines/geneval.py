@@ -33,7 +33,8 @@ from baselines.metrics.record import plain
 from baselines.metrics.relations import RULES
 from baselines.metrics.report import cell, markdown
 from baselines.metrics.spec import Score
-from baselines.sampling.pipeline import load, usable_device
+from baselines.sampling.pipeline import load
+from baselines.training.distributed import pick_device
 
 RESULT = "geneval.json"
 
@@ -114,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--rule {args.rule}: expected one of {', '.join(RULES)}")
     if (args.run is None) != (args.prompts is None):
         raise UserError("--run and --prompts belong together: the prompts that the run draws")
-    device = usable_device(args.device)
+    device = pick_device(args.device)
     detector = open_detector(args.detector, file=args.detector_weights, device=device)
     if args.run is not None:
         draw(args.run, args.prompts, args.images_from, args.samples, args.seed, args.device)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from baselines.hinge import hinge_terms, matching_aware_gradient_penalty
+from baselines.networks.discriminators import Discriminator
 from baselines.networks.masking import padding
 from baselines.precision import accurate, no_autocast
 
@@ -201,7 +202,7 @@ def derangement(class_ids: Tensor, *, generator: torch.Generator | None = None) 
 
 
 def _mismatched(
-    discriminator: nn.Module, features: Tensor, sentence: Tensor, wrong: str | Tensor
+    discriminator: Discriminator, features: Tensor, sentence: Tensor, wrong: str | Tensor
 ) -> Tensor:
     if isinstance(wrong, Tensor):
         if wrong.shape != sentence.shape:
@@ -221,7 +222,7 @@ def _mismatched(
 
 
 def discriminator_terms(
-    discriminator: nn.Module,
+    discriminator: Discriminator,
     real: Tensor,
     fake: Tensor,
     sentence: Tensor,
@@ -273,7 +274,7 @@ def discriminator_terms(
 
 
 def discriminator_loss(
-    discriminator: nn.Module,
+    discriminator: Discriminator,
     real: Tensor,
     fake: Tensor,
     sentence: Tensor,
@@ -285,7 +286,7 @@ def discriminator_loss(
 
 
 def wrong_image_terms(
-    discriminator: nn.Module,
+    discriminator: Discriminator,
     real: Tensor,
     wrong: Tensor,
     fake: Tensor,
@@ -312,13 +313,14 @@ def wrong_image_terms(
         "real_unconditional", "wrong_unconditional", "fake_unconditional"; and, without gradient,
         the mean conditional logits "logit_real", "logit_wrong", "logit_fake".
     """
+    assert discriminator.unconditional is not None
     terms: dict[str, Tensor] = {}
     for name, images in (("real", real), ("wrong", wrong), ("fake", fake.detach())):
         features = discriminator(images)
         logits = discriminator.conditional(features, condition.detach())
         terms[name] = _cross_entropy(logits, name == "real")
-        alone = discriminator.unconditional(features)
-        terms[f"{name}_unconditional"] = _cross_entropy(alone, name != "fake")
+        unpaired = discriminator.unconditional(features)
+        terms[f"{name}_unconditional"] = _cross_entropy(unpaired, name != "fake")
         terms[f"logit_{name}"] = logits.detach().float().mean()
     if not unconditional:
         return terms | {"total": terms["real"] + (terms["wrong"] + terms["fake"]) / 2}
@@ -328,7 +330,7 @@ def wrong_image_terms(
 
 
 def generator_loss(
-    discriminator: nn.Module, fake: Tensor, sentence: Tensor, *, unconditional: float = 1.0
+    discriminator: Discriminator, fake: Tensor, sentence: Tensor, *, unconditional: float = 1.0
 ) -> Tensor:
     """How far one scale's fakes (B, 3, S, S) are from passing for real and for matching.
 

@@ -11,6 +11,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import textwrap
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +23,9 @@ from torch import nn
 
 from baselines.config import (
     Config,
-    ConfigError,
     EncoderConfig,
-    flat,
     from_dict,
     load_config,
-    settings,
     to_dict,
 )
 from baselines.data.vocabulary import Vocabulary
@@ -38,7 +38,6 @@ from baselines.networks.encoders import (
 )
 from baselines.training.checkpoint import (
     CheckpointError,
-    checkpoints,
     load_torch,
     load_weights,
     save_torch,
@@ -49,6 +48,7 @@ VOCABULARY = "vocabulary.json"
 ENCODERS = "encoders.pt"
 GENERATOR = "generator.safetensors"
 INITIAL = "initial.safetensors"
+ENCODER_SECTIONS = ("text", "image", "vocabulary", "encoder")
 
 
 @dataclass
@@ -59,6 +59,17 @@ class Encoders:
     image: ImageEncoder
     vocabulary: Vocabulary
     config: EncoderConfig
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same weights: 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for network in (self.text, self.image):
+            for name, tensor in network.state_dict().items():
+                values = tensor.detach().cpu().contiguous().reshape(-1)
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(values.view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
 
 
 @dataclass
@@ -89,14 +100,20 @@ def load_encoders(path: Path) -> Encoders:
     Raises:
         CheckpointError: the file is missing, damaged or something else.
     """
+    path = _encoder_file(path)
     state = _encoder_state(path)
     config = from_dict(EncoderConfig, state["encoder"], "encoder.")
     vocabulary = Vocabulary.from_dict(state["vocabulary"])
     with torch.device("meta"):
         text = build_text_encoder(config, len(vocabulary))
         image = build_image_encoder(config)
-    text.load_state_dict(state["text"], assign=True)
-    image.load_state_dict(state["image"], assign=True)
+    try:
+        text.load_state_dict(state["text"], assign=True)
+        image.load_state_dict(state["image"], assign=True)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: its weights do not fit its own settings ({one_line(error)})"
+        ) from error
     return Encoders(text.eval(), image.eval(), vocabulary, config)
 
 
@@ -106,17 +123,36 @@ def encoder_settings(path: Path) -> EncoderConfig:
     Raises:
         CheckpointError: the file is missing, damaged or something else.
     """
-    return from_dict(EncoderConfig, _encoder_state(path)["encoder"], "encoder.")
+    state = _encoder_state(_encoder_file(path))
+    return from_dict(EncoderConfig, state["encoder"], "encoder.")
+
+
+def _encoder_file(path: Path) -> Path:
+    return path / ENCODERS if path.is_dir() else path
 
 
 def _encoder_state(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        path = path / ENCODERS
     state = load_torch(path)
-    missing = {"text", "image", "vocabulary", "encoder"} - state.keys()
-    if missing:
-        raise CheckpointError(f"{path}: not a file of encoders, {sorted(missing)} missing")
+    require_sections(state, ENCODER_SECTIONS, path, "a file of encoders")
     return state
+
+
+def require_sections(
+    state: Mapping[str, Any], sections: Iterable[str], path: Path, what: str
+) -> None:
+    """Refuse a file without one of the `sections`, which all are dictionaries.
+
+    Raises:
+        CheckpointError: naming the file and what is missing.
+    """
+    missing = [name for name in sections if not isinstance(state.get(name), Mapping)]
+    if missing:
+        raise CheckpointError(f"{path}: not {what}: {', '.join(missing)} missing")
+
+
+def one_line(error: Exception) -> str:
+    """The start of a message, without line breaks."""
+    return textwrap.shorten(str(error), 300, placeholder=" ...")
 
 
 def load_run(
@@ -147,43 +183,3 @@ def load_run(
     encoders.text.to(device)
     encoders.image.to(device)
     return Run(directory, config, encoders, generator.to(device).eval())
-
-
-def newest_state(
-    config: Config, run_dir: Path, vocabulary: Vocabulary, command: str = "train"
-) -> dict[str, Any] | None:
-    """The newest checkpoint of the run, refused if it belongs to other settings or words.
-
-    `command` is the one that goes on; settings that it does not read are not compared.
-    """
-    found = checkpoints(run_dir)
-    if not found:
-        return None
-    saved = load_torch(found[-1])
-    require_same_config(from_dict(Config, saved["config"]), config, run_dir, command)
-    vocabulary.require_same(Vocabulary.from_dict(saved["vocabulary"]), str(found[-1]))
-    return saved
-
-
-def require_same_config(
-    saved: Config, asked: Config, directory: Path, command: str = "train"
-) -> None:
-    """Refuse to go on with a run under settings that would make it another one.
-
-    What may differ is declared with each setting (`resume=True`). `damsm` compares what it reads;
-    `train` everything, because it reads the encoders, whose settings are those of `damsm`.
-
-    Raises:
-        ConfigError: naming every setting that differs.
-    """
-    old, new = flat(saved), flat(asked)
-    differing = [
-        f"{key}: {old[key]!r} in the run, {new[key]!r} asked for"
-        for key, one in settings(Config).items()
-        if old[key] != new[key] and not one.resume and (command == "train" or one.only != "train")
-    ]
-    if differing:
-        raise ConfigError(
-            f"{directory} holds a run with other settings; choose another --run-dir, or ask for "
-            "the same:\n  " + "\n  ".join(differing)
-        )

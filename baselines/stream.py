@@ -13,9 +13,10 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from baselines.cli import (
+    add_resume_option,
     checked_source,
     config_parser,
     print_config,
@@ -101,14 +102,15 @@ class Validation:
         self.captioner, self.vocabulary = captioner, vocabulary
         self.source, self.config, self.device = source, config, world.device
         self.last, self.file = run_dir / LAST, captioner_file(run_dir)
-        self.best = load_torch(self.file)["facts"][SCORE] if self.file.exists() else float("inf")
+        known = load_torch(self.file).get("facts", {}) if self.file.exists() else {}
+        self.best = float(known.get(SCORE, "inf"))
 
     def __call__(self, step: int, images: int) -> dict[str, float]:
         """Measure, save, and return the measures for the log."""
         from baselines.hosts.mirrorgan.captioner_file import save_captioner
 
         measured = validate(self.captioner, self.source, self.vocabulary, self.config, self.device)
-        facts = {"step": step, "images": images, **measured}
+        facts: dict[str, Any] = {"step": step, "images": images, **measured}
 
         def save(path: Path) -> None:
             save_captioner(self.captioner, self.vocabulary, self.config.stream, path, **facts)
@@ -138,6 +140,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "image encoder's trunk",
     )
     parser.add_argument("--run-dir", type=Path, required=True)
+    add_resume_option(parser)
     parser.add_argument(
         "--image-weights", type=Path, help="ImageNet weights of the trunk as a local file"
     )
@@ -165,10 +168,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         print_config(config, "stream")
         return
+    from baselines.start import held
     from baselines.training import distributed
 
-    with distributed.started(config.run.device) as world:
-        run(config, args.run_dir, args.encoders, args.image_weights, world)
+    with distributed.started(config.run.device) as world, held(args.run_dir, world):
+        run(config, args.run_dir, args.encoders, args.image_weights, world, resume=args.resume)
 
 
 def run(
@@ -177,10 +181,13 @@ def run(
     encoders_dir: Path | None,
     image_weights: Path | None,
     world: World,
+    *,
+    resume: str = "newest",
 ) -> None:
     """Train the captioner of `config` in `run_dir`, from its newest checkpoint if there is one."""
     from baselines.hosts.mirrorgan.objective import StreamObjective
-    from baselines.runs import CONFIG, VOCABULARY, load_encoders, newest_state
+    from baselines.runs import CONFIG, VOCABULARY, load_encoders
+    from baselines.start import start
     from baselines.training import distributed
     from baselines.training.hardware import total_memory
     from baselines.training.loop import train
@@ -190,31 +197,29 @@ def run(
     source, held_out = checked_source(config, "train"), checked_source(config, "test")
     encoders = None if encoders_dir is None else load_encoders(encoders_dir)
     vocabulary = words_of(config, source, run_dir, encoders)
-    saved = newest_state(config, run_dir, vocabulary, "stream")
-    captioner = fresh_captioner(config, vocabulary, image_weights, encoders, fetch=saved is None)
-    objective = StreamObjective(config, captioner, world)
+    begun = start(config, run_dir, vocabulary, source, world, command="stream", resume=resume)
+    fetch = begun.saved is None
+    captioner = fresh_captioner(config, vocabulary, image_weights, encoders, fetch=fetch)
+    objective = StreamObjective(begun.config, captioner, world)
     distributed.broadcast(objective.captioner, world)
     if world.is_main:
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, run_dir / CONFIG)
         vocabulary.save(run_dir / VOCABULARY)
-    stream = config.stream
-    epoch_steps = max(1, len(source) // (stream.batch_size * world.size))
+    epoch_steps = max(1, len(source) // (begun.batch_size * world.size))
     validation = Validation(captioner, vocabulary, held_out, config, run_dir, world)
     size = config.model.image_sizes[-1]
     progress = train(
         objective,
-        training_batches(
-            config, source, vocabulary, world, size=size, batch_size=stream.batch_size
-        ),
+        training_batches(config, source, vocabulary, world, size=size, batch_size=begun.batch_size),
         config,
         run_dir,
         world,
-        total_images=stream.images,
-        batch_size=stream.batch_size,
+        total_images=config.stream.images,
+        batch_size=begun.batch_size,
         hooks=[Hook(epoch_steps, validation)],
-        saved=saved,
-        extra={"vocabulary": vocabulary.to_dict()},
+        saved=begun.saved,
+        extra=begun.extra,
     )
     if world.is_main:
         done = f"{progress.step} steps, {progress.images} images"

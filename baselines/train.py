@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baselines import companions
 from baselines.cli import (
+    add_resume_option,
     checked_source,
     config_parser,
     print_config,
@@ -23,16 +24,20 @@ from baselines.cli import (
 )
 from baselines.config import Config, ConfigError, save_config
 from baselines.estimate import require_memory
-from baselines.hosts import HOSTS, find_host, preset
+from baselines.hosts import HOSTS, find_host, preset, readers
 from baselines.settings import split_assignment
 
 if TYPE_CHECKING:
+    from baselines.data.loader import Batch
+    from baselines.data.source import Source
+    from baselines.data.vocabulary import Vocabulary
     from baselines.runs import Encoders
     from baselines.training.distributed import World
     from baselines.training.objective import GANObjective
     from baselines.training.recorder import Hook
 
 logger = logging.getLogger(__name__)
+EVALUATED = 500  # images of an evaluation in training
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -44,6 +49,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--encoders", type=Path, help="run directory of baselines.damsm")
     companions.add_options(parser)
     parser.add_argument("--run-dir", type=Path, required=True)
+    add_resume_option(parser)
     return parser.parse_args(argv)
 
 
@@ -83,6 +89,9 @@ def require_effect(config: Config, args: argparse.Namespace) -> None:
             "model.single_image=true paints only the last; use --refine none"
         )
     for key, text in map(split_assignment, args.set):
+        if args.model not in readers(key):
+            hosts = ", ".join(readers(key))
+            raise ConfigError(f"{key}={text}: has no effect on {args.model}; {hosts} can use it")
         needed = "lvr" if key.startswith(("refine.lvr.", "refine.mask")) else "alr"
         added = key.startswith("refine.") and key != "refine.terms"
         if added and needed not in config.refine.names:
@@ -99,10 +108,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = with_encoders(config, args.encoders, args.run_dir)
         print_config(companions.adopted(config, companion_dir, args.run_dir), "train")
         return
+    from baselines.start import held
     from baselines.training import distributed
 
-    with distributed.started(config.run.device) as world:
-        run(config, args.run_dir, args.encoders, world, companion_dir=companion_dir)
+    with distributed.started(config.run.device) as world, held(args.run_dir, world):
+        run(
+            config,
+            args.run_dir,
+            args.encoders,
+            world,
+            companion_dir=companion_dir,
+            resume=args.resume,
+        )
 
 
 def with_encoders(config: Config, encoders: Path | None, run_dir: Path) -> Config:
@@ -127,10 +144,12 @@ def run(
     world: World,
     *,
     companion_dir: Path | None = None,
+    resume: str = "newest",
     hooks: Callable[[GANObjective], Iterable[Hook]] = lambda objective: (),
 ) -> None:
     """Train `config` in `run_dir`, from its newest checkpoint where there is one.
 
+    `resume` is which one: "newest", or "previous" for the one before it.
     `companion_dir` is where the host's companion is, for a new run of a host that has one.
     `hooks` gives further things to do at intervals, on the main rank, of the objective they look
     at.
@@ -140,45 +159,53 @@ def run(
         CheckpointError: encoders or checkpoint missing, damaged or of another vocabulary.
         DataError: broken data.
     """
-    from baselines.runs import newest_state
+    from baselines.start import start
     from baselines.training.loop import train
 
     encoders = required_encoders(encoders_dir, run_dir)
     companion = companions.find(config, companion_dir, run_dir)
     config = settled(companions.adopted(config, companion_dir, run_dir), encoders, world)
-    saved = newest_state(config, run_dir, encoders.vocabulary)
     source = checked_source(config, "train", encoders.vocabulary)
-    objective = build_objective(config, encoders, world, companion)
+    words = encoders.vocabulary
+    begun = start(config, run_dir, words, source, world, encoders=encoders, resume=resume)
+    objective = build_objective(begun.config, encoders, world, companion)
     # Nothing is written before everything that can be refused has been.
     done: list[Hook] = []
     if world.is_main:
-        prepare(run_dir, config, encoders, objective, fresh=saved is None)
+        prepare(run_dir, config, encoders, objective, fresh=begun.saved is None)
         companions.keep(config, companion, run_dir)
         done = [*build_hooks(config, run_dir, encoders, objective), *hooks(objective)]
 
-    batches = training_batches(
+    progress = train(
+        objective,
+        host_batches(begun.config, source, words, world),
+        config,
+        run_dir,
+        world,
+        total_images=config.optim.images,
+        batch_size=begun.batch_size,
+        accumulate=config.optim.accumulate,
+        hooks=done,
+        saved=begun.saved,
+        extra=begun.extra,
+    )
+    if world.is_main:
+        logger.info("%d steps, %d images: %s", progress.step, progress.images, run_dir)
+
+
+def host_batches(
+    config: Config, source: Source, vocabulary: Vocabulary, world: World
+) -> Callable[[int], Iterable[Batch]]:
+    """`training_batches` of the largest size, with the wrong images that the host may need."""
+    return training_batches(
         config,
         source,
-        encoders.vocabulary,
+        vocabulary,
         world,
         size=config.model.image_sizes[-1],
         batch_size=config.optim.batch_size,
         wrong_images=find_host(config.model.name).wrong_images,
     )
-    progress = train(
-        objective,
-        batches,
-        config,
-        run_dir,
-        world,
-        total_images=config.optim.images,
-        batch_size=config.optim.batch_size,
-        hooks=done,
-        saved=saved,
-        extra={"vocabulary": encoders.vocabulary.to_dict()},
-    )
-    if world.is_main:
-        logger.info("%d steps, %d images: %s", progress.step, progress.images, run_dir)
 
 
 def required_encoders(directory: Path | None, run_dir: Path) -> Encoders:
@@ -286,7 +313,30 @@ def build_hooks(
         save_weights(objective.average.network, run_dir / GENERATOR, images=images, step=step)
         return {}
 
-    return [Hook(config.run.grid_every, preview), Hook(config.run.checkpoint_every, snapshot)]
+    hooks = [Hook(config.run.grid_every, preview), Hook(config.run.checkpoint_every, snapshot)]
+    if config.run.evaluate_every:
+        evaluation = training_evaluation(config, run_dir, encoders, objective)
+        hooks.append(Hook(config.run.evaluate_every, evaluation))
+    return hooks
+
+
+def training_evaluation(
+    config: Config, run_dir: Path, encoders: Encoders, objective: GANObjective
+) -> Callable[[int, int], Mapping[str, float]]:
+    """Measure the averaged generator on a few hundred held-out captions; see `run.evaluate`."""
+    from baselines.data import open_source
+    from baselines.metrics.evaluation import Options
+    from baselines.metrics.in_training import TrainingEvaluation
+    from baselines.runs import Run
+
+    return TrainingEvaluation(
+        Run(run_dir, config, encoders, objective.average.network),
+        Options(
+            metrics=config.run.evaluate.split(","),
+            images=min(EVALUATED, len(open_source(config.data, "test"))),
+        ),
+        best=config.run.best,
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -36,12 +36,18 @@ SHAPES = tuple(replace(model, size=size) for size in (64, 128) for model in MODE
 SWEEP = (*(Shape("sweep", 8, 32, 18, size) for size in (32, 256)), Shape("sweep", 64, 32, 18, 128))
 
 
+class CompileOptions(TypedDict, total=False):
+    """What `torch.compile` is told beside the function."""
+
+    mode: str
+
+
 @dataclass(frozen=True)
 class Provider:
     """How a function of a case is called: as it is, or compiled with these options."""
 
     function: str
-    options: dict[str, str] | None = None
+    options: CompileOptions | None = None
 
 
 PROVIDERS = {

@@ -112,7 +112,7 @@ def cost(name: str, config: Config, world: World, steps: int) -> Cost:
     def step(number: int) -> None:
         shared = objective.begin(batch, FIRST_STEP + number)
         for phase in objective.phases:
-            run_phase(phase, objective.phases, shared, scaler, world)
+            run_phase(phase, objective.phases, [shared], scaler, world)
         scaler.update()
         objective.after(FIRST_STEP + number)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from alr_layers import ALRLoss, ALRModule, LVRLoss
 from alr_layers.kernels.dispatch import implementation
 from alr_layers.kernels.reference import frobenius_norm
+from alr_layers.options import Backend
 from baselines.losses import words_loss
 from benchmarks import transcription, upstream
 from benchmarks.cases import (
@@ -35,7 +36,7 @@ def _path_inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> tupl
     return h.requires_grad_(), real, words, random_lengths(shape, device), module, alr, lvr
 
 
-def _path(backend: str) -> Function:
+def _path(backend: Backend) -> Function:
     def run(
         h: Tensor,
         real: Tensor,
@@ -118,9 +119,12 @@ def _damsm_inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> tup
     return regions.requires_grad_(), words.requires_grad_(), random_lengths(shape, device), classes
 
 
+def _with_gammas(function: Function) -> Function:
+    return partial(function, gamma1=4.0, gamma2=5.0, gamma3=10.0)
+
+
 def cases() -> tuple[Case, ...]:
     """All of them, built when asked for: importing this must not load the kernels."""
-    gammas = {"gamma1": 4.0, "gamma2": 5.0, "gamma3": 10.0}
     path: dict[str, Function] = {
         "transcription": transcription.loss_path,
         "eager": _path("reference"),
@@ -136,8 +140,8 @@ def cases() -> tuple[Case, ...]:
         "autocast + channels_last": _under_autocast(_phi_channels_last),
     }
     damsm: dict[str, Function] = {
-        "loop": partial(upstream.words_loss, **gammas),
-        "eager": partial(words_loss, **gammas),
+        "loop": _with_gammas(upstream.words_loss),
+        "eager": _with_gammas(words_loss),
     }
     return (
         *op_cases(),

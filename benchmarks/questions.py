@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks.records import Record, latest
 from benchmarks.tables import table
@@ -152,8 +153,8 @@ def questions() -> dict[str, Ask]:
     fused, eager = ("fused", "both"), ("eager", "both")
     found: dict[str, Ask] = {"Are the kernels right on this GPU?": _gate}
     for case, target in OP_TARGETS.items():
-        found[f"Is {case} {target} times as fast as eager?"] = (
-            lambda records, case=case, target=target: _against(records, case, eager, fused, target)
+        found[f"Is {case} {target} times as fast as eager?"] = partial(
+            _against, case=case, of=eager, to=fused, target=target
         )
     compiled, graph = ("compiled", "both"), ("fused", "graph")
     without = "loss_path_without_phi"

@@ -10,10 +10,11 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from baselines.data.scenes import Scenes
 from baselines.metrics.layout import LayoutScore, check_caption, layout_checks
@@ -34,6 +35,14 @@ def rate(work: Callable[[int], object], images: int) -> float:
     return statistics.median(rates)
 
 
+def _item(scenes: Scenes, size: int, index: int) -> object:
+    return scenes.image(index, size), scenes.captions(index)
+
+
+def _parsed(pictures: Sequence[Tensor], index: int) -> object:
+    return parse_scene(pictures[index])
+
+
 def print_speed(scenes: Scenes, sizes: list[int]) -> None:
     """One line per size: pictures alone, pictures with captions, and parsing."""
     print(f"scenes per second on one core, {platform.platform()}")
@@ -42,8 +51,8 @@ def print_speed(scenes: Scenes, sizes: list[int]) -> None:
         pictures = [scenes.image(i, size) for i in range(len(scenes))]
         works: tuple[Callable[[int], object], ...] = (
             partial(scenes.image, size=size),
-            lambda i, size=size: (scenes.image(i, size), scenes.captions(i)),
-            lambda i, pictures=pictures: parse_scene(pictures[i]),
+            partial(_item, scenes, size),
+            partial(_parsed, pictures),
         )
         drawn, items, parsed = (rate(work, len(scenes)) for work in works)
         print(f"{size:4d}  {drawn:8.0f}  {items:13.0f}  {parsed:8.0f}")

@@ -6,9 +6,10 @@ channels, φ on all of them, the masked features.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from alr_layers import ALRLoss, ALRModule, LVRLoss
+from alr_layers.alr import WeightStack
 
 
 def _layout(h: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
@@ -25,7 +26,7 @@ def _norm(x: Tensor) -> Tensor:
     return torch.linalg.norm(x.flatten(1), dim=1)
 
 
-def _weights(phi: nn.Module, x: Tensor) -> Tensor:
+def _weights(phi: WeightStack, x: Tensor) -> Tensor:
     """φ as plain modules: the library's own forward pass knows better for a CPU."""
     return torch.sigmoid(phi.second(F.leaky_relu(phi.first(x), 0.2)))
 

@@ -124,8 +124,48 @@ def test_fused_kernels_are_leaves():
             assert not any(name.startswith("alr_layers.kernels.dispatch") for name in imports(path))
 
 
-@pytest.mark.parametrize("host", ["attngan", "dmgan"])
-def test_hosts_know_nothing_of_alrgan(host):
+# Inside the trainers, from the ground up: each knows only its own layer and those before it.
+TRAINERS = (
+    {"errors", "files", "console", "settings", "config", "presets"},
+    {"losses", "hinge", "precision", "data", "networks", "pictures"},
+    {"training"},
+    {"refinement"},
+    {"hosts"},
+    {"runs", "companions", "estimate"},
+    {"sampling"},
+    {"metrics", "conversion"},
+)
+COMMANDS = {"cli", *(path.stem for path in (ROOT / "baselines").glob("*.py"))} - set().union(
+    *TRAINERS
+)
+
+
+def layer(module: str) -> int:
+    found = [place for place, names in enumerate((*TRAINERS, COMMANDS)) if module in names]
+    assert found, f"baselines.{module} belongs to no layer"
+    return found[0]
+
+
+@pytest.mark.parametrize("path", sources("baselines"), ids=name_of)
+def test_trainers_point_one_way(path):
+    own = path.relative_to(ROOT / "baselines").with_suffix("").parts[0]
+    if own == "__init__":
+        return
+    below = ROOT / "baselines"
+    imported = {
+        name
+        for name in inside(path, "baselines")
+        if (below / name).is_dir() or (below / f"{name}.py").exists()
+    }
+    for name in imported:
+        assert layer(name) <= layer(own), f"{name_of(path)} imports baselines.{name}"
+
+
+@pytest.mark.parametrize(
+    "host",
+    sorted(p.name for p in (ROOT / "baselines/hosts").iterdir() if (p / "model.py").exists()),
+)
+def test_hosts_know_nothing_of_refinement(host):
     for path in sources(f"baselines/hosts/{host}"):
         assert not any("refinement" in name or "alrgan" in name for name in imports(path))
 

@@ -78,7 +78,8 @@ def gram_tile(dim: int, arithmetic: str, capability: tuple[int, int]) -> Tile:
 
 def difference_tile(dim: int, words: int, arithmetic: str) -> Tile:
     """Of the backward pass of E10-E11."""
-    block_d = channels_at_once(dim) if dim <= SMALL else 16
+    at_once = 32 if arithmetic == IEEE else SMALL
+    block_d = channels_at_once(dim) if dim <= at_once else 16
     small = words <= 32 and (arithmetic == NATIVE or block_d <= 32)
     return Tile(64 if small else 32, block_d, 4, exact(arithmetic))
 

@@ -43,7 +43,7 @@ class Batch:
     class_ids: Tensor
     keys: tuple[str, ...]
     caption_indices: Tensor
-    lengths_cpu: Tensor = field(default=None)  # type: ignore[assignment]
+    lengths_cpu: Tensor = field(default=None)  # type: ignore[assignment]  # set below
     wrong_images: Tensor | None = None
 
     def __post_init__(self) -> None:

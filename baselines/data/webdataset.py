@@ -8,6 +8,7 @@ and reading in the order of the shards is kept by shuffling within a buffer (`or
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
 from functools import cached_property
@@ -165,7 +166,8 @@ class WebDataset(BaseSource):
     def fingerprint(self) -> str:
         """Of every shard's name and size in bytes, and of which of its images are in the split."""
         shards = [[path.name, path.stat().st_size] for path in self.shards]
-        return digest([self.name, self.split, shards, self.chosen.tolist()])
+        chosen = hashlib.blake2b(self.chosen.astype("<i8").tobytes(), digest_size=8).hexdigest()
+        return digest([self.name, self.split, shards, chosen])
 
     @property
     def scanned(self) -> Sequence[int]:

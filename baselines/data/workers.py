@@ -110,7 +110,8 @@ class BatchLoader(Generic[Out]):
             require_shared_memory(self.batch_bytes * (AHEAD * self.workers + 1), self.workers)
         before = set(active_children())
         iterator = iter(self._loader)
-        end = partial(_end, iterator, set(active_children()) - before)
+        processes = set(active_children()) - before
+        end = partial(_end, iterator, processes)
         # Also where the run ends in the middle: Python would wait for the processes for ever.
         atexit.register(end)
         try:
@@ -119,8 +120,10 @@ class BatchLoader(Generic[Out]):
                     batch = next(iterator)
                 except StopIteration:
                     return
-                except RuntimeError as error:
-                    raise self._explained(error) from error
+                except (RuntimeError, OSError, EOFError) as error:
+                    # A batch that a process had ready may go with it, in the middle of the reading.
+                    dead = any(not process.is_alive() for process in processes)
+                    raise self._explained(error, dead) from error
                 if isinstance(batch, Fault):
                     raise DataError(batch.message)
                 yield self.finish(batch)
@@ -128,7 +131,7 @@ class BatchLoader(Generic[Out]):
             atexit.unregister(end)
             end()
 
-    def _explained(self, error: RuntimeError) -> Exception:
+    def _explained(self, error: Exception, dead: bool) -> Exception:
         text = str(error)
         if "timed out" in text:
             return DataError(
@@ -136,12 +139,19 @@ class BatchLoader(Generic[Out]):
                 "the file system does not answer, or shared memory is full. data.workers=0 loads "
                 "in the run itself and shows which image it is"
             )
-        if text.startswith("DataLoader worker"):
-            return DataError(
-                f"a loading process died ({' '.join(text.split())[:160]}): most often memory ran "
-                "out. Try fewer (data.workers), or 0 to load in the run itself"
-            )
-        return error
+        return dead_process(error, known=dead) or error
+
+
+def dead_process(error: Exception, *, known: bool = False) -> DataError | None:
+    """Explain that a loading process died; None where `error` does not say so, unless `known`."""
+    text = " ".join(str(error).split())
+    told = isinstance(error, RuntimeError) and text.startswith("DataLoader worker")
+    if not (told or known):
+        return None
+    return DataError(
+        f"a loading process died ({text[:160]}): most often memory ran out. Try fewer "
+        "(data.workers), or 0 to load in the run itself"
+    )
 
 
 def _leave_signals_to_the_run(worker: int) -> None:

@@ -21,7 +21,15 @@ NAMES = (
 )
 HOSTS: dict[str, Host] = {name: import_module(f"baselines.hosts.{name}").HOST for name in NAMES}
 
-__all__ = ["HOSTS", "Host", "build_discriminators", "build_generator", "find_host", "preset"]
+__all__ = [
+    "HOSTS",
+    "Host",
+    "build_discriminators",
+    "build_generator",
+    "find_host",
+    "preset",
+    "readers",
+]
 
 
 def find_host(name: str) -> Host:
@@ -45,6 +53,11 @@ def preset(host: str, name: str) -> Config:
     if name not in presets:
         raise ConfigError(f"preset of {host}: {unknown_key(name, list(presets))}")
     return presets[name]
+
+
+def readers(key: str) -> list[str]:
+    """The hosts that read the setting `key`: all, unless some name it among what they read."""
+    return [name for name, host in HOSTS.items() if key in host.reads] or list(HOSTS)
 
 
 def build_generator(config: Config) -> nn.Module:

@@ -50,6 +50,7 @@ def deferred(place: str) -> Callable[..., Any]:
 
 
 STACKED = deferred("baselines.training.objective:StackedGANObjective")
+STACKED_READS = ("loss.wrong", "loss.kl")
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,9 @@ class Host:
         extra_terms) -> what a run optimises, see `training.objective.GANObjective`; for a host with
         a companion that is needed, with that as a keyword too.
     companion: the further network that its losses read, if there is one.
+    reads: settings that its losses read and not every host's do; those of the default objective.
+    parameters: config -> parameters of the generator and of every discriminator ("D64"), about, and
+        without torch; None: as the stacked networks in these sizes.
     read_original: a state_dict of the original code -> our network without values, on the meta
         device, or None if it is none of this host's; None: there is nothing to convert.
     layouts: whether its generator tells where it puts the words.
@@ -112,6 +116,8 @@ class Host:
     stages: Callable[[Config, nn.Module], Sequence[RefinableStage]]
     objective: Callable[..., Any] = STACKED
     companion: Companion | None = None
+    reads: Sequence[str] = STACKED_READS
+    parameters: Callable[[Config], dict[str, float]] | None = None
     layouts: bool = True
     layout_source: str = ""
     wrong_images: bool = False

@@ -63,7 +63,7 @@ def _stage(generator: StackedGenerator, number: int, whole: bool) -> RefinableSt
         feature_dim=generator.feature_dim,
         features=partial(_features, index=number - 1),
         layout=partial(_layout, index=number - 1),
-        source=generator.stages[number - 1].fusion,
+        source=generator.fusions[number - 1],
         decode=partial(_decode, generator, number, whole),
         image_size=generator.base_size * 2**painted,
         downsample=2 if whole else 1,

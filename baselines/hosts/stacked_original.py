@@ -160,7 +160,7 @@ def _generator_name(key: str, single_image: bool, prefixes: Mapping[str, str]) -
         return "h_net1." + re.sub(r"^upsample\.(\d+)", lambda m: f"upsample{int(m[1]) + 1}", rest)
     index, _, rest = rest.partition(".")
     if part == "heads":
-        number = "" if single_image else int(index) + 1
+        number = "" if single_image else str(int(index) + 1)
         return f"img_net{number}.img.{rest}"
     return f"h_net{int(index) + 2}." + renamed(rest, prefixes)
 
@@ -172,11 +172,11 @@ def _discriminator_name(key: str, module: Discriminator, heads: Mapping[str, str
         block, joint, rest = name.partition("jointConv.")
         return block + joint + _SPECTRAL.get(rest, rest) if spectral and joint else name
     index, rest = key.removeprefix("trunk.").split(".", 1)
-    block = int(index)
+    place = int(index)
     rest = _SPECTRAL.get(rest, rest) if spectral else rest
-    if block >= 4:
-        return f"{_LATER_BLOCKS[module.image_size][block - 4]}.{rest}"
+    if place >= 4:
+        return f"{_LATER_BLOCKS[module.image_size][place - 4]}.{rest}"
     # img_code_s16 is one flat sequence of four blocks; the first has no batch norm.
-    first = 2 * block if spectral else max(3 * block - 1, 0)
+    first = 2 * place if spectral else max(3 * place - 1, 0)
     layer, rest = rest.split(".", 1)
     return f"img_code_s16.{first + int(layer)}.{rest}"

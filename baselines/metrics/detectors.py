@@ -16,20 +16,9 @@ from torch import Tensor
 
 from baselines.data.scene_content import SHAPES, CornerBox
 from baselines.errors import UserError
+from baselines.metrics import COCO_DETECTORS, SCENES
 from baselines.metrics.extractors import weights_hash
 from baselines.metrics.scene_parsing import find_components
-
-SCENES = "scenes"
-COCO_DETECTORS = (
-    "fasterrcnn_resnet50_fpn",
-    "fasterrcnn_resnet50_fpn_v2",
-    "fasterrcnn_mobilenet_v3_large_fpn",
-    "maskrcnn_resnet50_fpn",
-    "maskrcnn_resnet50_fpn_v2",
-    "retinanet_resnet50_fpn",
-    "retinanet_resnet50_fpn_v2",
-    "fcos_resnet50_fpn",
-)
 
 
 class DetectorError(UserError):

@@ -18,10 +18,9 @@ from baselines.data import open_source
 from baselines.data.scan import scan
 from baselines.data.source import Source
 from baselines.errors import UserError
-from baselines.metrics import METRICS
+from baselines.metrics import METRICS, PUBLISHED_COUNT
 from baselines.metrics.detectors import Detector
 from baselines.metrics.extractors import open_extractor, weights_hash
-from baselines.metrics.fid import PUBLISHED_COUNT
 from baselines.metrics.images import drawn_batches, real_batches, save_images
 from baselines.metrics.layouts import run_layouts
 from baselines.metrics.measuring import Results, Sets, measure

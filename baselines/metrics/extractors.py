@@ -14,14 +14,17 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from baselines.errors import UserError
-from baselines.metrics.features import Provenance
-from baselines.networks.encoders import ImageEncoder
+
+# The names of extractors do not wait for torch: what needs it is imported where it is used.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from baselines.metrics.features import Provenance
+    from baselines.networks.encoders import ImageEncoder
 
 
 class ExtractorError(UserError):
@@ -53,6 +56,8 @@ class DamsmExtractor:
     has_classifier = False
 
     def __init__(self, encoder: ImageEncoder) -> None:
+        from baselines.metrics.features import Provenance
+
         self.encoder = encoder
         self.dimension = encoder.embedding_dim
         self.provenance = Provenance(
@@ -152,6 +157,8 @@ def weights_hash(*modules: nn.Module) -> str:
     Neither names nor order enter, nor integer buffers (counters of batches): the same network
     read from a state dictionary and from TorchScript has the same hash.
     """
+    import torch
+
     parts = []
     for module in modules:
         for tensor in module.state_dict().values():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from baselines.metrics import PUBLISHED_COUNT
 from baselines.metrics.extractors import EXTRACTORS
 from baselines.metrics.features import FeatureSet, Statistics, require_same
 from baselines.metrics.resampling import bootstrap, normal_interval
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 NAME = "fid"
 EQUAL = "equal"
-# Published FID and IS are of 30,000 images; both are biased by the number.
-PUBLISHED_COUNT = 30_000
 # Each resample costs two eigendecompositions of the dimension of the features.
 RESAMPLES, RESAMPLES_WIDE, WIDE = 100, 12, 512
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +94,7 @@ def drawn_batches(
         truncation: of the noise, see `seeded_noise`.
         judge: an image encoder; with it the batches have its layout ("damsm") too.
     """
-    widths = generator.noise_dim, generator.condition_dim
+    widths = cast(tuple[int, int], (generator.noise_dim, generator.condition_dim))
     for sample in range(samples):
         for rows in torch.arange(count).split(batch_size):
             text = text_encoder(pairs.ids[rows].to(device), pairs.lengths[rows])

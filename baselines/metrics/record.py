@@ -34,11 +34,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from baselines.errors import UserError
 from baselines.files import write_atomic
-from baselines.metrics.spec import Score
+
+if TYPE_CHECKING:
+    from baselines.metrics.spec import Score
 
 SCHEMA = 2
 RESULT = "evaluation.json"
@@ -48,6 +50,7 @@ SHARED = ("subject", "protocol", "environment")
 def plain(score: Score) -> dict[str, Any]:
     """Give a score as JSON has it: without what is not known, and null for NaN.
 
+    >>> from baselines.metrics.spec import Score
     >>> plain(Score(float("nan"), count=3))
     {'value': None, 'count': 3}
     """

@@ -1,7 +1,7 @@
 """What a metric is: the contract of every file in this folder that measures something.
 
 To add a metric, write one file with a class that has `update` and `scores` (see `Metric`) and a
-`SPEC`, and name the file in `baselines.metrics.FILES`.
+`SPEC`, and name both in `baselines.metrics.FILES`.
 """
 
 from __future__ import annotations

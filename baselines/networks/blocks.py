@@ -51,6 +51,9 @@ class SpectralNorm(nn.Module):
     vectors are warmed up.
     """
 
+    _u: Tensor
+    _v: Tensor
+
     def __init__(self, weight: Tensor, warm_up: int = 15) -> None:
         super().__init__()
         matrix = weight.detach().flatten(1)

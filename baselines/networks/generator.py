@@ -7,12 +7,13 @@ module, made by the factory that the generator is given.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from baselines.networks.blocks import Residual, conv3, up
-from baselines.networks.contracts import GeneratorOutput, Text
+from baselines.networks.contracts import Fusion, GeneratorOutput, Text
 from baselines.networks.initialisation import initialise
 
 FIRST_GRID = 4
@@ -72,6 +73,12 @@ class InitialStage(nn.Module):
         """(B, C), (B, Z) -> (B, g, base_size, base_size)."""
         seed = self.fc(torch.cat((condition, noise), dim=1))
         return self.upsample(seed.view(-1, self.first_dim, FIRST_GRID, FIRST_GRID))
+
+
+class MaskedFusion(Fusion, Protocol):
+    """A fusion whose padding mask can be that of the originals."""
+
+    legacy_mask: bool
 
 
 class RefinementStage(nn.Module):
@@ -155,14 +162,20 @@ class StackedGenerator(nn.Module):
         initialise(self)
 
     @property
+    def fusions(self) -> tuple[MaskedFusion, ...]:
+        """The fusion of every refinement stage, first to last."""
+        # A module and a contract at once has no type.
+        return tuple(cast(MaskedFusion, stage.fusion) for stage in self.stages)
+
+    @property
     def legacy_mask(self) -> bool:
         """Whether padding is masked the originals' wrong way round (AttnGAN issue 93)."""
-        return any(stage.fusion.legacy_mask for stage in self.stages)
+        return any(fusion.legacy_mask for fusion in self.fusions)
 
     @legacy_mask.setter
     def legacy_mask(self, value: bool) -> None:
-        for stage in self.stages:
-            stage.fusion.legacy_mask = value
+        for fusion in self.fusions:
+            fusion.legacy_mask = value
 
     def forward(
         self,

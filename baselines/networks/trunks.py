@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -23,7 +24,20 @@ SMALL_REGIONS = 8
 UNUSED_INCEPTION_KEYS = ("AuxLogits.", "fc.")
 
 
-class InceptionTrunk(nn.Module):
+class Trunk(nn.Module):
+    """What an image encoder stands on; images (B, 3, S, S) in [-1, 1].
+
+    region_dim: channels of the map of regions.
+    code_dim: width of the pooled vector.
+    region_size: R, side of the map of regions.
+    """
+
+    region_dim: int
+    code_dim: int
+    region_size: int
+
+
+class InceptionTrunk(Trunk):
     """Inception-v3 with regions from Mixed_6e (17x17 at 299 px), as AttnGAN's `CNN_ENCODER`."""
 
     region_dim = 768
@@ -55,13 +69,16 @@ class InceptionTrunk(nn.Module):
         return regions, self.net.forward_postaux(regions).mean(dim=(2, 3))
 
 
-class PyramidTrunk(nn.Module):
+class PyramidTrunk(Trunk):
     """Any timm network with feature levels.
 
     Regions come from the deepest level of stride at most 16 whose grid is at least 8x8 (else from
     the finest level), the code from the deepest level of all. `normalise`: give the network its
     images as it was trained on them, not in [-1, 1].
     """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(
         self,
@@ -104,7 +121,7 @@ class PyramidTrunk(nn.Module):
         return levels[self.level], levels[-1].mean(dim=(2, 3))
 
 
-class SmallTrunk(nn.Module):
+class SmallTrunk(Trunk):
     """A light trunk to be trained from scratch on a CPU; 8x8 regions whatever the input size.
 
     Group norm, so that it computes the same in training and evaluation and for any batch.
@@ -145,7 +162,7 @@ def make_trunk(
     pretrained: bool,
     weights_file: str | Path | None,
     normalise: bool = True,
-) -> nn.Module:
+) -> Trunk:
     """The trunk called `name`: "inception_v3", "small" or a timm network with feature levels.
 
     `normalise`: give a timm network its images with the mean and deviation it was trained on.
@@ -185,14 +202,16 @@ def _small_block(in_dim: int, out_dim: int, stride: int) -> nn.Sequential:
     )
 
 
-def _create(make: Callable[[bool], nn.Module], name: str, *, download: bool) -> nn.Module:
+def _create(make: Callable[[bool], Any], name: str, *, download: bool) -> Any:
+    # timm's networks share no type that tells what they offer.
     try:
         return make(download)
     except OSError as error:
         import timm
 
         config = timm.get_pretrained_cfg(INCEPTION_TAG if name == INCEPTION else name)
-        wanted = Path(config.url or config.hf_hub_id or name).name
+        place = (config and (config.url or config.hf_hub_id)) or name
+        wanted = Path(str(place)).name
         raise UserError(
             f"the pretrained weights of {name} could not be loaded ({type(error).__name__}). Fetch "
             f"{wanted} on a machine with a connection and give it as --image-weights FILE, or "

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from alr_layers import ALRLoss, LVRLoss, TermBalance
+from alr_layers.options import Mask, Normalization
 from baselines.config import Config, RefineConfig
 
 
@@ -13,7 +16,7 @@ def alr_loss(config: Config, feature_dim: int) -> ALRLoss:
         feature_dim,
         max_words=max(feature_dim, config.data.max_words),
         gamma=refine.gamma,
-        normalization=refine.normalization,
+        normalization=cast(Normalization, refine.normalization),
         detach_target=refine.detach_target,
     )
 
@@ -22,7 +25,9 @@ def lvr_loss(config: Config) -> LVRLoss:
     """E10-E12."""
     refine = config.refine
     return LVRLoss(
-        mask=refine.mask, normalization=refine.normalization, detach_target=refine.detach_target
+        mask=cast(Mask, refine.mask),
+        normalization=cast(Normalization, refine.normalization),
+        detach_target=refine.detach_target,
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -76,9 +77,9 @@ class StageLayoutTerms(ExtraTerms):
             self.networks["layout_modules"] = self.layout_modules
 
     def _refinement(self, stage: RefinableStage) -> LayoutRefinement:
-        own = stage.source is None
+        source = stage.source
         return LayoutRefinement(
-            self.layout_modules[stage.name] if own else FusionLayout(stage.source),
+            self._module(stage) if source is None else FusionLayout(source),
             decode=Decoder(stage),
             use_lvr="lvr" in self.names,
             alr=alr_loss(self.config, stage.feature_dim),
@@ -86,6 +87,14 @@ class StageLayoutTerms(ExtraTerms):
             encoder=LayoutEncoder(stage.feature_dim, downsample=stage.downsample),
             host=stage.host,
         )
+
+    def _module(self, stage: RefinableStage) -> ALRModule:
+        """What gives the layout of a stage without one of its own."""
+        return cast(ALRModule, self.layout_modules[stage.name])
+
+    def _refined(self) -> Iterator[tuple[RefinableStage, LayoutRefinement]]:
+        for stage, refinement in zip(self.stages, self.refinements, strict=True):
+            yield stage, cast(LayoutRefinement, refinement)
 
     def terms(self, step: Step, host: Tensor) -> list[Term]:
         """The weighted terms of every stage, and what is logged of them.
@@ -99,7 +108,7 @@ class StageLayoutTerms(ExtraTerms):
             return []
         details, totals, features = [], [], []
         log: list[Term] = []
-        for stage, refinement in zip(self.stages, self.refinements, strict=True):
+        for stage, refinement in self._refined():
             h, parts, ratio = self._stage_terms(stage, refinement, step)
             features.append(h)
             details.append(parts)
@@ -135,7 +144,7 @@ class StageLayoutTerms(ExtraTerms):
         words, lengths = step.inputs.text.words, step.inputs.text.lengths
         features = stage.features(step.fake)
         if stage.layout is None:
-            layout = self.layout_modules[stage.name].layout(features, words, lengths)
+            layout = self._module(stage).layout(features, words, lengths)
         else:
             layout = stage.layout(step.fake)
         images = image_of_size(step.real, stage.image_size)
@@ -152,7 +161,7 @@ class StageLayoutTerms(ExtraTerms):
             refinement.real_branch(
                 image_of_size(images, stage.image_size), text.words, text.lengths
             )[1]
-            for stage, refinement in zip(self.stages, self.refinements, strict=True)
+            for stage, refinement in self._refined()
         )
 
 

@@ -18,6 +18,7 @@ from baselines.networks.contracts import GeneratorOutput
 from baselines.pictures.grids import to_picture
 from baselines.runs import GENERATOR, Run, load_run
 from baselines.sampling.drawing import Inputs, draw, seeded_noise
+from baselines.training.distributed import pick_device
 
 logger = logging.getLogger(__name__)
 
@@ -286,25 +287,9 @@ def load(
         CheckpointError: the directory is no run, or a file of it is missing or damaged.
         ValueError: no such device.
     """
-    place = usable_device(device)
+    place = pick_device(device)
     run = load_run(run_dir, device=place, weights=weights)
     return Pipeline(run, place, truncation=truncation)
-
-
-def usable_device(name: str) -> torch.device:
-    """The device called `name`, tried out.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device {name!r} does not exist here; use cpu, or auto") from error
-    return device
 
 
 def read_caption(text: str, vocabulary: Vocabulary, max_words: int) -> EncodedCaption:

@@ -7,8 +7,9 @@ import logging
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +22,10 @@ from baselines.errors import UserError
 
 logger = logging.getLogger(__name__)
 CHECKPOINT = re.compile(r"checkpoint-(\d{9,})\.pt")
+
+
+class NonFiniteError(UserError):
+    """A logged term or a weight became NaN or infinite; the message names it and the step."""
 
 
 class CheckpointError(UserError):
@@ -167,21 +172,59 @@ def checkpoints(run_dir: Path) -> list[Path]:
 
 
 def images_of(path: Path) -> int:
-    """How many images a checkpoint has seen: what is noted in it, else what its name says."""
-    noted = read_facts(path).get("images")
-    if isinstance(noted, int):
-        return noted
+    """How many images a checkpoint has seen, as its content says; its name, if that is damaged."""
     named = CHECKPOINT.fullmatch(path.name)
-    return int(named[1]) if named else -1
+    by_name = int(named[1]) if named else -1
+    if read_facts(path).get("images") == by_name:
+        return by_name
+    try:
+        seen = load_torch(path, ours=False)["progress"]["images"]
+    except (CheckpointError, LookupError, TypeError):
+        return by_name
+    return seen if isinstance(seen, int) else by_name
 
 
 def save_checkpoint(run_dir: Path, images: int, state: Mapping[str, Any], keep: int) -> Path:
-    """Write the training state, then remove all but the newest `keep` checkpoints."""
+    """Write the training state, then remove all but the newest `keep` checkpoints.
+
+    Checkpoints of more images, as a run that went on from an earlier one leaves behind, no longer
+    belong to it: they stay as `*.superseded`.
+    """
     path = checkpoint_path(run_dir, images)
     save_torch(state, path, images=images)
-    for old in checkpoints(run_dir)[:-keep]:
+    seen = {found: images_of(found) for found in checkpoints(run_dir) if found != path}
+    for later in [found for found in seen if seen[found] >= images]:
+        later.replace(later.with_name(later.name + ".superseded"))
+    earlier = [found for found in seen if seen[found] < images]
+    for old in earlier[: max(0, len(earlier) + 1 - keep)]:
         old.unlink()
     return path
+
+
+def require_finite(state: Mapping[str, Any]) -> None:
+    """Refuse a training state with NaN or infinity in a network or an optimiser.
+
+    Raises:
+        NonFiniteError: naming the first tensor of each.
+    """
+    found = [
+        name
+        for part in ("networks", "optimizers")
+        for key, value in state[part].items()
+        for name in islice(non_finite(value, key), 1)
+    ]
+    if found:
+        raise NonFiniteError(", ".join(found))
+
+
+def non_finite(state: Any, name: str) -> Iterator[str]:
+    """Names of the tensors with NaN or infinity in a nested state."""
+    if isinstance(state, torch.Tensor):
+        if state.is_floating_point() and not torch.isfinite(state).all():
+            yield name
+    elif isinstance(state, Mapping):
+        for key, value in state.items():
+            yield from non_finite(value, f"{name}.{key}")
 
 
 def rng_state() -> dict[str, Any]:

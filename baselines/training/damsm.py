@@ -44,11 +44,12 @@ class DAMSMObjective:
             )
         ]
 
-    def begin(self, batch: Batch, number: int) -> Batch:
+    def begin(self, batch: Batch, number: int, part: int = 0) -> Batch:
         """Set the mode, the step's dropout and the epoch's learning rate."""
         self.text.train()
         self.image.train()
-        torch.manual_seed(step_seed(self.config.run.seed, number, self.world.rank))
+        stream = self.world.rank + self.world.size * part
+        torch.manual_seed(step_seed(self.config.run.seed, number, stream))
         seen = (number - 1) * self.config.encoder.batch_size * self.world.size
         decay = max(0.1, self.config.encoder.lr_decay ** (seen // self.epoch_images))
         for group in self.optimizer.param_groups:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -150,18 +151,18 @@ class GANObjective(ABC):
         dtype = torch.float16 if self.amp == "fp16" else torch.bfloat16
         return torch.autocast(self.world.device.type, dtype, enabled=self.amp != "no")
 
-    def begin(self, batch: Batch, number: int) -> Step:
+    def begin(self, batch: Batch, number: int, part: int = 0) -> Step:
         """Encode the captions and draw the images that all phases of this step look at."""
-        # Seeded by step and rank, so that a resumed run draws what an uninterrupted one would.
-        self.rng.manual_seed(step_seed(self.config.run.seed, number, self.world.rank))
+        # Seeded by the step, so that a resumed run draws what an uninterrupted one would.
+        self.rng.manual_seed(step_seed(self.config.run.seed, number, part))
         self._set_rates(number)
         with torch.no_grad():
             text = self.text_encoder(batch.captions, batch.lengths_cpu)
-            mismatched = self.mismatched_sentences(text.sentence, batch.class_ids, number)
+            mismatched = self.mismatched_sentences(text.sentence, batch.class_ids, number, part)
         inputs = GeneratorInputs(
             self.noise(len(batch), self.config.model.noise_dim),
             Text(text.words, batch.lengths, text.sentence),
-            self.noise(len(batch), width) if (width := self.net.condition_dim) else None,
+            self.noise(len(batch), width) if (width := cast(int, self.net.condition_dim)) else None,
         )
         with self.autocast():
             fake = self.net(inputs.noise, text.sentence, text.words, batch.lengths, eps=inputs.eps)
@@ -182,22 +183,28 @@ class GANObjective(ABC):
 
     def _set_rates(self, number: int) -> None:
         """Let all learning rates fall to 2 % over the last `optim.decay` of the run, linearly."""
-        decay = self.config.optim.decay
-        if not decay:
+        optim = self.config.optim
+        if not optim.decay:
             return
-        images = (number - 1) * self.config.optim.batch_size * self.world.size
-        left = max(0.0, 1 - images / self.config.optim.images)
-        factor = max(0.02, min(1.0, left / decay))
+        images = (number - 1) * optim.batch_size * optim.accumulate * self.world.size
+        left = max(0.0, 1 - images / optim.images)
+        factor = max(0.02, min(1.0, left / optim.decay))
         groups = (group for phase in self.phases for group in phase.optimizer.param_groups)
         for group, rate in zip(groups, self.rates, strict=True):
             group["lr"] = rate * factor
 
     def noise(self, batch_size: int, width: int) -> Tensor:
-        """Standard normal noise (B, width) from the objective's own random stream."""
-        return torch.randn((batch_size, width), generator=self.rng, device=self.world.device)
+        """Standard normal noise (B, width) from the objective's own random stream.
+
+        Every rank draws the noise of the global batch and takes its rows, so that how many ranks
+        share a batch does not change what its images are drawn from.
+        """
+        rank, size = self.world.rank, self.world.size
+        shape = (batch_size * size, width)
+        return torch.randn(shape, generator=self.rng, device=self.world.device)[rank::size]
 
     def mismatched_sentences(
-        self, sentence: Tensor, class_ids: Tensor, number: int
+        self, sentence: Tensor, class_ids: Tensor, number: int, part: int = 0
     ) -> Tensor | str:
         """For every image a sentence of another one, of another class wherever possible."""
         if self.config.loss.wrong == "shift":
@@ -205,10 +212,9 @@ class GANObjective(ABC):
         everyone = gather(sentence, self.world)
         # Every rank must draw the same permutation of the gathered batch.
         common = torch.Generator(self.world.device)
-        common.manual_seed(step_seed(self.config.run.seed, -number, 0))
+        common.manual_seed(step_seed(self.config.run.seed, -number, part))
         order = losses.derangement(gather(class_ids, self.world), generator=common)
-        rows = order[self.world.rank * len(sentence) :][: len(sentence)]
-        return everyone[rows]
+        return everyone[order[self.world.rank :: self.world.size]]
 
     def damsm_terms(self, step: Step) -> list[Term]:
         """How well the last image and its caption pick each other out; none at weight 0."""

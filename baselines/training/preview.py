@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -77,10 +78,7 @@ class Preview:
             ]
             path = folder / f"{stem}_words{row}.png"
             pictures.attempt(
-                lambda rows=rows, words=captions[row], path=path: pictures.overlay_sheet(
-                    rows, words, path
-                ),
-                "word overlay",
+                partial(pictures.overlay_sheet, rows, captions[row], path), "word overlay"
             )
         stats = read_stats(self.run_dir / "stats.jsonl")
         if stats:

@@ -12,12 +12,18 @@ from torch import Tensor
 
 from baselines import files
 from baselines.errors import UserError
+from baselines.training.checkpoint import NonFiniteError
 
 PANELS = "panels.json"
 
 
-class NonFiniteError(UserError):
-    """A logged term became NaN or infinite; the message names the term and the step."""
+def not_finite(step: int, names: str) -> NonFiniteError:
+    """The error for what is NaN or infinite at or after `step`; nothing of it was saved."""
+    return NonFiniteError(
+        f"step {step}: {names} is not finite. Nothing was saved after it; the last checkpoint is "
+        "intact. Lower optim.g_lr/d_lr or the term's weight, or use optim.amp=no, and start again "
+        "from the same run directory."
+    )
 
 
 class Means:
@@ -60,11 +66,7 @@ class Means:
         if found:
             step = min(found)[0]
             terms = ", ".join(name for at, name in found if at == step)
-            raise NonFiniteError(
-                f"step {step}: {terms} is not finite. Nothing was saved after it; the last "
-                "checkpoint is intact. Lower optim.g_lr/d_lr or the term's weight, or use "
-                "optim.amp=no, and start again from the same run directory."
-            )
+            raise not_finite(step, terms)
 
     def flush(self) -> dict[str, float]:
         """The means since the last flush, checked to be finite."""
@@ -93,8 +95,7 @@ class StatsWriter:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line: the step and `values`."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        files.append_text(self.path, json.dumps({"step": step, **values}) + "\n")
         if self._board is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
@@ -113,11 +114,25 @@ class StatsWriter:
 
 
 def read_stats(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a `stats.jsonl`; a last line cut short by a kill is passed over."""
+    """All complete lines of a `stats.jsonl`; a last line cut short by a kill is passed over.
+
+    Raises:
+        UserError: another line is no log entry; names it.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return [_entry(path, number, line) for number, line in enumerate(lines[:-1], 1) if line]
+
+
+def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+        if isinstance(entry["step"], int):
+            return dict(entry)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        pass
+    raise UserError(f"{path}: line {number} is damaged; delete it to go on without it")
 
 
 def read_panels(run_dir: Path) -> dict[str, str]:
@@ -130,7 +145,7 @@ def _tensorboard(run_dir: Path, purge_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ImportError(
+        raise UserError(
             "run.tensorboard=true needs the tensorboard package: pip install tensorboard"
         ) from error
     return SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge_step)

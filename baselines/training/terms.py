@@ -64,6 +64,16 @@ def weighted_sum(terms: Sequence[Term]) -> Tensor:
     ).sum()
 
 
+def mean_terms(parts: Sequence[Sequence[Term]]) -> list[Term]:
+    """Every term's mean over the parts of a step, which all have the same terms."""
+    if len(parts) == 1:
+        return list(parts[0])
+    return [
+        same[0]._replace(value=torch.stack([term.value for term in same]).mean())
+        for same in zip(*parts, strict=True)
+    ]
+
+
 class ExtraTerms:
     """Terms beside the host's own in the generator's loss: subclass it, override `terms`.
 

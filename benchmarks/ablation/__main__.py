@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.work:
         from benchmarks.ablation.work import do
 
-        do(*args.work, args.out)
+        kind, name = args.work
+        do(kind, name, args.out)
         return
     names = args.only.split(",") if args.only else list(VARIANTS)
     unknown = [name for name in names if name not in VARIANTS]

@@ -77,8 +77,8 @@ def constant(alpha: float, beta: float) -> Callable[[GANObjective], None]:
 
     def prepare(objective: GANObjective) -> None:
         for loss in alr_losses(objective):
-            loss.phi_easy = Constant(loss.phi_easy.channels, alpha)
-            loss.phi_hard = Constant(loss.phi_hard.channels, beta)
+            loss.register_module("phi_easy", Constant(loss.phi_easy.channels, alpha))
+            loss.register_module("phi_hard", Constant(loss.phi_hard.channels, beta))
 
     return prepare
 
@@ -88,7 +88,8 @@ def wrapped(kind: Callable[[nn.Module], nn.Module]) -> Callable[[GANObjective], 
 
     def prepare(objective: GANObjective) -> None:
         for loss in alr_losses(objective):
-            loss.phi_easy, loss.phi_hard = kind(loss.phi_easy), kind(loss.phi_hard)
+            loss.register_module("phi_easy", kind(loss.phi_easy))
+            loss.register_module("phi_hard", kind(loss.phi_hard))
 
     return prepare
 

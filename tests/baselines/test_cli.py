@@ -10,9 +10,10 @@ import pytest
 from baselines import train
 from baselines.cli import run_command
 from baselines.errors import UserError
+from baselines.hosts import HOSTS
 from tests.support.paths import ROOT
 
-COMMANDS = ("train", "damsm", "stream", "sample", "convert")
+COMMANDS = ("train", "damsm", "stream", "sample", "convert", "evaluate")
 
 
 def raising(error):
@@ -28,10 +29,15 @@ def raising(error):
         (UserError("data.name='cup': expected cub"), "error: data.name='cup': expected cub"),
         (
             OSError(errno.ENOSPC, "No space left on device", "runs/x/config.json"),
-            "error: runs/x/config.json: No space left on device",
+            "error: runs/x/config.json: No space left on device; free some space, or "
+            "choose a folder on another disk",
         ),
-        (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device"),
-        (PermissionError(errno.EACCES, "Permission denied", "r"), "error: r: Permission denied"),
+        (OSError(errno.EIO, "Input/output error"), "error: Input/output error"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "r"),
+            "error: r: Permission denied; choose a folder that you may write to, or change its "
+            "permissions",
+        ),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(error, line, capsys):
@@ -82,7 +88,7 @@ def test_help_does_not_wait_for_torch(command):
     assert done.stderr.split() == []
 
 
-@pytest.mark.parametrize("command", [["train", "dmgan"], ["damsm"], ["stream"]])
+@pytest.mark.parametrize("command", [*(["train", host] for host in HOSTS), ["damsm"], ["stream"]])
 def test_a_dry_run_of_a_preset_does_not_wait_for_torch(command, tmp_path):
     new = str(tmp_path / "new")
     done = started(SLOW, *command, "--preset", "cub", "--run-dir", new, "--dry-run")

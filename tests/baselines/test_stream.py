@@ -88,7 +88,7 @@ def test_the_captioner_learns_to_tell_images_apart():
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     for number in range(40):
         step = objective.begin(batch, number)
-        run_phase(objective.phases[0], objective.phases, step, scaler, World())
+        run_phase(objective.phases[0], objective.phases, [step], scaler, World())
     with torch.no_grad():
         right, wrong = (
             float(objective.loss(replace(batch, images=shown)).total)

@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,12 +10,15 @@ import pytest
 import torch
 
 from baselines import sample, train
-from baselines.config import ConfigError, load_config, to_dict
+from baselines.config import ConfigError, flat, load_config, to_dict
 from baselines.data.vocabulary import Vocabulary, VocabularyMismatchError
+from baselines.hosts import preset
 from baselines.runs import load_encoders
 from baselines.training.checkpoint import CheckpointError, checkpoints, load_torch
 from baselines.training.hardware import resolved_amp
+from baselines.training.objective import StackedGANObjective
 from baselines.training.stats import NonFiniteError, read_stats
+from baselines.training.terms import PhaseLoss
 from tests.baselines.commands import differences, stats_of, train_command, train_tiny
 from tests.support.paths import ROOT
 
@@ -125,6 +129,29 @@ def test_bad_settings_are_named(arguments, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("host", "setting", "able"),
+    [
+        ("attngan", "loss.unconditional=0.5", "stackgan"),
+        ("alrgan", "loss.colour=50", "stackgan"),
+        ("dmgan", "loss.penalty=1", "dfgan"),
+        ("mirrorgan", "optim.legacy_snapshot=2000", "stackgan"),
+        ("attngan", "loss.caption=1", "mirrorgan"),
+        ("dfgan", "loss.kl=1", "attngan, dmgan, alrgan, stackgan, mirrorgan"),
+        ("stackgan", "loss.wrong=shift", "attngan, dmgan, alrgan, dfgan, mirrorgan"),
+    ],
+)
+def test_what_only_other_hosts_read_is_refused(host, setting, able, tmp_path):
+    given = ["--run-dir", str(tmp_path / "run"), "--dry-run", "--set", setting]
+    with pytest.raises(ConfigError) as caught:
+        train.main([host, "--preset", "demo", *given])
+    assert str(caught.value) == f"{setting}: has no effect on {host}; {able} can use it"
+    for other in able.split(", "):
+        config = train.configure(train.parse([other, "--preset", "demo", *given]))
+        key, text = setting.split("=")
+        assert str(flat(config)[key]) in (text, f"{text}.0")
+
+
 def test_another_configuration_is_refused_in_the_same_directory(tmp_path, encoders):
     train_tiny("attngan", tmp_path, encoders, 1)
     before = load_config(tmp_path / "config.json")
@@ -185,17 +212,21 @@ def test_another_vocabulary_is_refused(tmp_path, encoders):
         train_tiny("attngan", tmp_path, encoders, 2)
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path, encoders):
+def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path, encoders, monkeypatch):
     train_tiny("attngan", tmp_path, encoders, 2)
-    (path,) = checkpoints(tmp_path)
-    state = load_torch(path)
-    weights = state["networks"]["discriminators"]
-    first = next(iter(weights))
-    weights[first] = torch.full_like(weights[first], torch.nan)
-    torch.save(state, path)
-    with pytest.raises(NonFiniteError, match=r"step 3: .*D16/total"):
-        train_tiny("attngan", tmp_path, encoders, 4)
-    assert checkpoints(tmp_path) == [path]
+    saved = checkpoints(tmp_path)
+    usual = StackedGANObjective.discriminator_loss
+
+    def broken(self, stage, step):
+        loss = usual(self, stage, step)
+        return PhaseLoss(loss.total * (torch.nan if stage == 0 else 1), loss.terms)
+
+    monkeypatch.setattr(StackedGANObjective, "discriminator_loss", broken)
+    with pytest.raises(NonFiniteError, match=r"step 3: .*D16/total.*last checkpoint is intact"):
+        train_tiny("attngan", tmp_path, encoders, 4, "run.checkpoint_every=1")
+    assert checkpoints(tmp_path) == saved
+    monkeypatch.undo()
+    assert train_tiny("attngan", tmp_path, encoders, 4)["progress"]["step"] == 4
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path, encoders):
@@ -239,3 +270,45 @@ def test_a_run_directory_is_complete_before_the_first_step(tmp_path: Path, encod
         "config.json", "vocabulary.json", "encoders.pt", "initial.safetensors",
         "generator.safetensors", "stats.jsonl",
     }  # fmt: skip
+
+
+def test_evaluation_in_training_leaves_the_training_as_it_is(encoders, tmp_path):
+    plain = train_tiny("attngan", tmp_path / "plain", encoders, 4)
+    settings = ("run.evaluate_every=2", "run.evaluate=graded,fid", "run.best=graded/colour")
+    measured = train_tiny("attngan", tmp_path / "measured", encoders, 4, *settings)
+    assert differences(plain["networks"], measured["networks"]) == []
+    assert (tmp_path / "measured" / "best.safetensors").exists()
+    found = [line for line in stats_of(tmp_path / "measured") if "evaluation/fid/damsm" in line]
+    assert [line["step"] for line in found] == [2, 4]
+    assert all(0 <= line["evaluation/graded/place"] <= 1 for line in found)
+
+
+def test_the_demo_trains_and_resumes_with_all_that_it_ships(encoders, tmp_path):
+    """Bank, falling rates, the arithmetic of the machine, three stages, ALR on DAMSM's layout."""
+    shipped = preset("alrgan", "demo")
+    assert shipped.loss.bank and shipped.optim.decay and shipped.optim.amp == "auto"
+    assert shipped.model.stages == 3 and shipped.refine.source == "damsm"
+    small = (
+        "data.train_images=32", "data.test_images=8", "model.feature_dim=8", "run.device=cpu",
+        "model.discriminator_dim=8", "optim.batch_size=4", "run.log_every=1", "loss.bank=6",
+        "run.grid_every=1000", "run.checkpoint_every=3", "refine.alr.start=1", "optim.images=24",
+    )  # fmt: skip
+
+    def run(directory):
+        arguments = ["alrgan", "--preset", "demo", "--run-dir", str(directory)]
+        arguments += ["--encoders", str(encoders)]
+        for setting in small:
+            arguments += ["--set", setting]
+        train.main(arguments)
+        return load_torch(checkpoints(directory)[-1])
+
+    whole = run(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    checkpoints(tmp_path / "parts")[-1].unlink()  # as if it had been stopped half-way
+    parts = run(tmp_path / "parts")
+    assert differences(whole["networks"], parts["networks"]) == []
+    assert stats_of(tmp_path / "whole") == stats_of(tmp_path / "parts")
+    rates = [group["lr"] for group in whole["optimizers"]["G"]["param_groups"]]
+    assert max(rates) < shipped.optim.g_lr
+    assert {"bank", "alr", "balance"} <= whole["networks"].keys()
+    assert any("G/damsm/alr" in line for line in stats_of(tmp_path / "whole"))

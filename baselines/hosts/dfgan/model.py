@@ -84,7 +84,7 @@ def stages(config: Config, generator: nn.Module) -> tuple[RefinableStage, ...]:
             decode=partial(_decode, generator, done),
             image_size=size,
             downsample=2**LATER_BLOCKS,
-            anchor=generator.head.weight,
+            anchor=next(generator.head.parameters()),
             host=generator,
         ),
     )

@@ -13,16 +13,19 @@ MODEL = ModelConfig(
 )
 # The adversarial terms and the penalty: no DAMSM, and no conditioning augmentation to regularise.
 LOSS = LossConfig(damsm=0.0, kl=0.0, penalty=2.0)
-RATES = {"g_lr": 1e-4, "d_lr": 4e-4, "beta1": 0.0, "beta2": 0.9}
+
+
+def _optim(shared: OptimConfig, scale: float = 1.0) -> OptimConfig:
+    """`shared` with the published learning rates times `scale`, and the published momenta."""
+    return replace(shared, g_lr=scale * 1e-4, d_lr=scale * 4e-4, beta1=0.0, beta2=0.9)
 
 
 def _small(shared: Config, scale: float) -> Config:
     """32 px; `scale`: of the published learning rates, for the short runs of small presets."""
-    rates = {**RATES, "g_lr": scale * RATES["g_lr"], "d_lr": scale * RATES["d_lr"]}
     model = replace(
         MODEL, feature_dim=16, discriminator_dim=16, noise_dim=shared.model.noise_dim, base_size=32
     )
-    return replace(shared, model=model, loss=LOSS, optim=replace(shared.optim, **rates))
+    return replace(shared, model=model, loss=LOSS, optim=_optim(shared.optim, scale))
 
 
 PRESETS: dict[str, Config] = {
@@ -30,20 +33,20 @@ PRESETS: dict[str, Config] = {
         presets.CUB,
         model=MODEL,
         loss=LOSS,
-        optim=OptimConfig(batch_size=32, images=1300 * presets.CUB_IMAGES, ema=0.0, **RATES),
+        optim=_optim(OptimConfig(batch_size=32, images=1300 * presets.CUB_IMAGES, ema=0.0)),
     ),
     "coco": replace(
         presets.COCO,
         data=replace(presets.COCO.data, max_words=18),
         model=MODEL,
         loss=LOSS,
-        optim=OptimConfig(batch_size=32, images=300 * presets.COCO_IMAGES, ema=0.0, **RATES),
+        optim=_optim(OptimConfig(batch_size=32, images=300 * presets.COCO_IMAGES, ema=0.0)),
     ),
     "scenes": replace(
         presets.SCENES,
         model=MODEL,
         loss=LOSS,
-        optim=replace(presets.SCENES.optim, batch_size=32, **RATES),
+        optim=_optim(replace(presets.SCENES.optim, batch_size=32)),
     ),
     "cub-small": _small(presets.CUB_SMALL, 4.0),
     "demo": _small(presets.DEMO, 4.0),

@@ -1,6 +1,6 @@
 """MirrorGAN: a gate on the condition beside word attention, a captioner in place of DAMSM."""
 
-from baselines.hosts.host import Companion, Host, deferred
+from baselines.hosts.host import STACKED_READS, Companion, Host, deferred
 from baselines.hosts.mirrorgan.presets import PRESETS
 
 CAPTIONER = Companion(
@@ -22,6 +22,7 @@ HOST = Host(
     stages=deferred("baselines.hosts.stacked:stacked_stages"),
     objective=deferred("baselines.hosts.mirrorgan.objective:MirrorGANObjective"),
     companion=CAPTIONER,
+    reads=(*STACKED_READS, "loss.caption"),
     read_original=deferred("baselines.hosts.mirrorgan.original:read_original"),
     original_names=deferred("baselines.hosts.mirrorgan.original:original_names"),
     describe=deferred("baselines.hosts.mirrorgan.original:describe"),

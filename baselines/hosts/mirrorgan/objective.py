@@ -54,7 +54,7 @@ class StreamObjective:
         optimizer = torch.optim.Adam(trained, lr=config.stream.lr)
         self.phases: Sequence[Phase] = [Phase("STREAM", optimizer, self.loss)]
 
-    def begin(self, batch: Batch, number: int) -> Batch:
+    def begin(self, batch: Batch, number: int, part: int = 0) -> Batch:
         """Set the mode: a validation may have been in between."""
         self.captioner.train()
         return batch

@@ -10,6 +10,7 @@ from baselines.networks.discriminators import Discriminator
 from baselines.networks.encoders import ImageEncoder, TextEncoder
 from baselines.networks.generator import StackedGenerator
 from tests.baselines.networks.original import listed_keys
+from tests.support.keys import read_keys
 
 BIRD = {
     "attngan": {"fusion": WordAttention, "feature_dim": 32},
@@ -52,7 +53,7 @@ def discriminator(model, size):
 
 @pytest.mark.parametrize("model", BIRD)
 def test_generator_and_text_encoder_have_the_listed_keys(model):
-    listed = listed_keys(f"keys_{model}_bird.txt")
+    listed = read_keys(model)
     assert shapes(make(StackedGenerator, **BIRD[model])) == listed["G"]
     assert shapes(make(TextEncoder, vocabulary_size=5450)) == listed["text"]
 
@@ -62,11 +63,11 @@ def test_generator_and_text_encoder_have_the_listed_keys(model):
     [(m, s) for m in ("attngan", "dmgan") for s in (64, 128, 256)] + [("attndcgan", 256)],
 )
 def test_discriminator_has_the_listed_keys(model, size):
-    assert shapes(discriminator(model, size)) == listed_keys(f"keys_{model}_bird.txt")[f"D{size}"]
+    assert shapes(discriminator(model, size)) == read_keys(model)[f"D{size}"]
 
 
 def test_image_encoder_has_the_listed_keys():
-    ours, listed = shapes(make(ImageEncoder)), listed_keys("keys_attngan_bird.txt")["image"]
+    ours, listed = shapes(make(ImageEncoder)), read_keys("attngan")["image"]
     assert listed.items() <= ours.items()
 
 
@@ -105,3 +106,8 @@ def test_encoders_have_as_many_parameters_as_the_originals():
     assert count(image.region_head) + count(image.code_head) == 721_152
     assert count(make(TextEncoder, vocabulary_size=5450)) == 2_075_320
     assert count(make(TextEncoder, vocabulary_size=27297)) == 8_629_420
+
+
+@pytest.mark.parametrize("model", BIRD)
+def test_the_keys_in_the_project_are_the_originals(model):
+    assert read_keys(model) == listed_keys(f"keys_{model}_bird.txt")

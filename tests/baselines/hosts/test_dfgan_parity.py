@@ -193,7 +193,7 @@ def test_a_whole_iteration():
     logged = {}
     for phase in objective.phases:
         assert phase.optimizer.param_groups[0]["betas"] == (0.0, 0.9)
-        terms = run_phase(phase, objective.phases, step, scaler, World())
+        terms = run_phase(phase, objective.phases, [step], scaler, World())
         logged |= {term.name: term.value for term in terms}
     close(logged["D/total"], d_loss)
     close(logged["G/total"], g_loss)

@@ -11,7 +11,7 @@ from baselines.hosts.mirrorgan.fusion import GlobalLocalAttention
 from baselines.networks.contracts import Text
 from baselines.networks.generator import StackedGenerator
 from tests.baselines.hosts import mirrorgan_oracle as oracle
-from tests.baselines.networks.original import listed_keys
+from tests.support.keys import read_keys
 from tests.support.tiny_run import tiny_config
 
 BATCH, WORDS, EMBEDDING, V = 3, 5, 32, 11
@@ -237,7 +237,7 @@ def count(module):
 
 
 def test_full_size_networks_have_the_listed_keys_and_numbers():
-    listed, cub = listed_keys("keys_mirrorgan.txt"), MIRRORGAN.presets["cub"]
+    listed, cub = read_keys("mirrorgan"), MIRRORGAN.presets["cub"]
     generator, discriminators = make(MIRRORGAN.generator, cub), make(MIRRORGAN.discriminators, cub)
     networks = {"G": generator, "caption_cnn": make(CaptionImageEncoder)}
     networks["caption_rnn"] = make(CaptionDecoder, 5450)

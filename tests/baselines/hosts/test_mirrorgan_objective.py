@@ -114,7 +114,7 @@ def test_the_captioner_is_frozen_and_stays_as_it_is(encoders, captioner, batch):
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     step = objective.begin(batch, 1)
     for phase in objective.phases:
-        run_phase(phase, objective.phases, step, scaler, World())
+        run_phase(phase, objective.phases, [step], scaler, World())
     assert all(torch.equal(before[k], v) for k, v in captioner.state_dict().items())
     assert all(p.grad is None for p in captioner.parameters())
 

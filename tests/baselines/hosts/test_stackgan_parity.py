@@ -331,7 +331,7 @@ def test_a_whole_iteration_has_the_originals_numbers():
     before = {k: v.clone() for k, v in to_original(objective.net).items()}
     step, scaler = step_of(objective, inputs), torch.amp.GradScaler("cpu", enabled=False)
     for phase in objective.phases:
-        terms = run_phase(phase, objective.phases, step, scaler, World())
+        terms = run_phase(phase, objective.phases, [step], scaler, World())
     logged = {term.name: term.value for term in terms}
     close(logged["G/total"], g["G_loss"])
     for size, network in zip(SIZES, objective.discriminators, strict=True):

@@ -9,8 +9,9 @@ FOLDER = ROOT / "baselines" / "metrics"
 
 
 def test_every_metric_is_one_file_named_once():
-    assert len(METRICS) == len(FILES) == len(set(FILES))
-    for spec in METRICS.values():
+    assert list(METRICS) == list(FILES) and len(set(FILES.values())) == len(METRICS)
+    for name, spec in METRICS.items():
+        assert spec.name == name
         assert spec.title("damsm") and spec.better in ("higher", "lower", "")
 
 

@@ -52,7 +52,7 @@ def test_every_phase_moves_its_own_network_alone(setting):
     step = objective.begin(batch, 1)
     for phase in objective.phases:
         before = {name: flat(network) for name, network in networks.items()}
-        run_phase(phase, objective.phases, step, SCALER, World())
+        run_phase(phase, objective.phases, [step], SCALER, World())
         moved = {name for name, net in networks.items() if not torch.equal(before[name], flat(net))}
         assert moved == {phase.name}
         for name in networks.keys() - {phase.name, *(p.name for p in objective.phases)}:
@@ -63,7 +63,7 @@ def test_discriminators_collect_no_gradient_in_the_generator_phase(setting):
     loaded, batch = setting
     objective = objective_of(loaded)
     step = objective.begin(batch, 1)
-    run_phase(objective.phases[-1], objective.phases, step, SCALER, World())
+    run_phase(objective.phases[-1], objective.phases, [step], SCALER, World())
     assert all(p.grad is None for p in objective.discriminators.parameters())
     assert all(p.requires_grad for p in objective.discriminators.parameters())
 
@@ -93,7 +93,7 @@ def test_both_readings_of_the_decoder_train_their_encoder(decode, setting):
     assert isinstance(extra, StageLayoutTerms)
     before = flat(extra.refinements[0].encoder)
     step = objective.begin(batch, 1)
-    run_phase(objective.phases[-1], objective.phases, step, SCALER, World())
+    run_phase(objective.phases[-1], objective.phases, [step], SCALER, World())
     assert not torch.equal(before, flat(extra.refinements[0].encoder))
 
 
@@ -234,6 +234,6 @@ def test_half_precision_steps_are_finite(amp, encoders):
     step = objective.begin(next(iter(batches)), 1)
     scaler = torch.amp.GradScaler("cpu", enabled=amp == "fp16")
     for phase in objective.phases:
-        terms = run_phase(phase, objective.phases, step, scaler, World())
+        terms = run_phase(phase, objective.phases, [step], scaler, World())
         assert all(term.value.isfinite() for term in terms)
     scaler.update()
