@@ -2,8 +2,9 @@
 
 Nothing is published for the captioner's pre-training but the tutorial that it follows: 5 epochs of
 128 pairs. On drawn scenes and in the small presets its frozen trunk is that of DAMSM's image
-encoder: from scratch the captioner learns the language and never looks at the image (`demo`, 20,000
-pairs: 1.273 nats a word with the right images, 1.273 with those of other captions).
+encoder. From scratch the captioner learns the language and never looks at the image: `demo` after
+20,000 pairs tells held-out captions at 1.273 nats a word, and at 1.273 beside other images; on the
+trunk of encoders that had seen as many pairs at 0.962, and at 1.974 beside other images.
 """
 
 from dataclasses import replace
