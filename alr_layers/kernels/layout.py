@@ -16,6 +16,7 @@ from torch import Tensor
 
 from alr_layers.kernels import tiles
 from alr_layers.kernels.layout_kernels import (
+    WORDS_STRIDES,
     layout_backward_kernel,
     layout_forward_kernel,
     small_layout_backward_kernel,
@@ -39,8 +40,10 @@ def _forward(
     with tiles.on_device(features):
         layout_forward_kernel[grid](
             **tiles.with_strides(
-                features=features, words=words, lengths=lengths, layout=layout, context=context
+                features=features, lengths=lengths, layout=layout, context=context
             ),
+            words=words,
+            **dict(zip(WORDS_STRIDES, words.stride(), strict=True)),
             dim=dim,
             word_count=count,
             regions=height * width,
@@ -81,10 +84,11 @@ def _backward(
                 grad_layout=features if grad_layout is None else grad_layout,
                 grad_context=features if grad_context is None else grad_context,
                 features=features,
-                words=words,
                 lengths=lengths,
                 grad_features=grad_features,
             ),
+            words=words,
+            **dict(zip(WORDS_STRIDES, words.stride(), strict=True)),
             partial_words=partial,
             dim=dim,
             word_count=count,

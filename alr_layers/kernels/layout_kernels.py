@@ -12,6 +12,10 @@ import triton.language as tl
 from alr_layers.kernels.products import as_factor, stored_product, wide_product
 from alr_layers.kernels.tiles import region_offset
 
+# They change with the number of words. Named one by one: in a tuple Triton specialises whatever it
+# is told.
+WORDS_STRIDES = ("words_stride_b", "words_stride_d", "words_stride_t")
+
 
 @triton.jit
 def _place(base, strides, n, d, width, FLAT: tl.constexpr):
@@ -43,12 +47,14 @@ def _softmax(scores, real):
     return weights / tl.sum(weights, 1)[:, None]
 
 
-@triton.jit(do_not_specialize=["word_count"])
+@triton.jit(do_not_specialize=["word_count", *WORDS_STRIDES])
 def layout_forward_kernel(
     features,
     features_strides,
     words,
-    words_strides,
+    words_stride_b,
+    words_stride_d,
+    words_stride_t,
     lengths,
     lengths_strides,
     layout,
@@ -68,6 +74,7 @@ def layout_forward_kernel(
     BLOCK_T: tl.constexpr,
 ):
     """Write Θ, and q if WITH_CONTEXT, of one tile of one sample."""
+    words_strides = (words_stride_b, words_stride_d, words_stride_t)
     b = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     t = tl.arange(0, BLOCK_T).to(tl.int64)
@@ -111,7 +118,7 @@ def _score_gradient(scores, grad_theta, real, known):
     return theta, tl.where(known, theta * centred, 0.0)
 
 
-@triton.jit(do_not_specialize=["word_count", "splits", "tiles_per_split"])
+@triton.jit(do_not_specialize=["word_count", *WORDS_STRIDES, "splits", "tiles_per_split"])
 def layout_backward_kernel(
     grad_layout,
     grad_layout_strides,
@@ -120,7 +127,9 @@ def layout_backward_kernel(
     features,
     features_strides,
     words,
-    words_strides,
+    words_stride_b,
+    words_stride_d,
+    words_stride_t,
     lengths,
     lengths_strides,
     grad_features,
@@ -141,6 +150,7 @@ def layout_backward_kernel(
     BLOCK_T: tl.constexpr,
 ):
     """Any number of channels: the sums over regions lie in memory, added to by one program."""
+    words_strides = (words_stride_b, words_stride_d, words_stride_t)
     split = tl.program_id(0)
     b = tl.program_id(1).to(tl.int64)
     t = tl.arange(0, BLOCK_T).to(tl.int64)
@@ -198,7 +208,7 @@ def layout_backward_kernel(
         tl.debug_barrier()
 
 
-@triton.jit(do_not_specialize=["word_count", "splits", "tiles_per_split"])
+@triton.jit(do_not_specialize=["word_count", *WORDS_STRIDES, "splits", "tiles_per_split"])
 def small_layout_backward_kernel(
     grad_layout,
     grad_layout_strides,
@@ -207,7 +217,9 @@ def small_layout_backward_kernel(
     features,
     features_strides,
     words,
-    words_strides,
+    words_stride_b,
+    words_stride_d,
+    words_stride_t,
     lengths,
     lengths_strides,
     grad_features,
@@ -230,6 +242,7 @@ def small_layout_backward_kernel(
     """All channels in one piece: ŵ and its gradient stay in registers, the tiles if they fit."""
     # Two float32 tiles would spill: they come a second time, from the cache.
     READ_AGAIN: tl.constexpr = PRECISION != "native"
+    words_strides = (words_stride_b, words_stride_d, words_stride_t)
     split = tl.program_id(0)
     b = tl.program_id(1).to(tl.int64)
     t = tl.arange(0, BLOCK_T).to(tl.int64)
