@@ -1,6 +1,7 @@
 """DF-GAN in float64 against a plain transcription: outputs, losses, gradients, a whole step."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,14 +9,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import alr_layers
 from baselines import losses
-from baselines.config import Config, EncoderConfig, OptimConfig, RefineConfig
+from baselines.config import Config, EncoderConfig, RefineConfig
 from baselines.conversion.recognise import original_names
 from baselines.convert import from_original, to_original
 from baselines.hosts.dfgan.discriminator import DFGANDiscriminator
 from baselines.hosts.dfgan.generator import DFGANGenerator
 from baselines.hosts.dfgan.model import stages
 from baselines.hosts.dfgan.objective import DFGANObjective
-from baselines.hosts.dfgan.presets import LOSS, MODEL, RATES
+from baselines.hosts.dfgan.presets import LOSS, MODEL, PRESETS
 from baselines.networks.contracts import GeneratorInputs, Text
 from baselines.networks.encoders import ImageEncoder, TextEncoder
 from baselines.training.distributed import World
@@ -79,7 +80,7 @@ def objective_of(size, *, wrong="shift", amp="no", penalty=2.0, double=True):
         ),
         model=type(MODEL)(name="dfgan", base_size=size, stages=1, noise_dim=Z),
         loss=loss,
-        optim=OptimConfig(batch_size=B, amp=amp, **RATES),
+        optim=replace(PRESETS["cub"].optim, batch_size=B, amp=amp, ema=0.999),
     )
     networks = from_original(g), torch.nn.ModuleList([from_original(d)])
     if not double:
