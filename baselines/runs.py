@@ -333,3 +333,10 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
+
+
+if __name__ == "__main__":
+    from baselines.cli import run_command
+    from baselines.inventory import main
+
+    run_command(main)
