@@ -183,3 +183,10 @@ def load_run(
     encoders.text.to(device)
     encoders.image.to(device)
     return Run(directory, config, encoders, generator.to(device).eval())
+
+
+if __name__ == "__main__":
+    from baselines.cli import run_command
+    from baselines.inventory import main
+
+    run_command(main)

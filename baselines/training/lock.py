@@ -88,6 +88,24 @@ def _acquire(path: Path) -> int:
         os.close(handle)
 
 
+def owner_of(run_dir: Path) -> str:
+    """Who trains in `run_dir` now; "" for nobody."""
+    try:
+        handle = os.open(run_dir / LOCK, os.O_RDWR)
+    except OSError:
+        return ""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read_owner(handle)
+    except OSError:
+        return ""
+    else:
+        return ""
+    finally:
+        os.close(handle)
+
+
 def _unlock(handle: int) -> None:
     """Release the lock also for a child that has not yet closed its copy of the handle."""
     with suppress(OSError):

@@ -124,3 +124,62 @@ def test_waiting_threads_yield_unless_the_user_says_otherwise(given, found, tmp_
     if "OMP_WAIT_POLICY" not in done.stderr:
         pytest.skip("this torch's OpenMP does not report its settings")
     assert f"OMP_WAIT_POLICY = '{found}'" in done.stderr
+
+
+def refused(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_command(lambda argv: train.main(arguments))
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_device_that_does_not_exist_is_one_line(tmp_path, capsys):
+    arguments = ["attngan", "--run-dir", str(tmp_path / "run"), "--set", "run.device=foo"]
+    assert "device 'foo' does not exist here" in refused(arguments, capsys)
+
+
+def test_a_file_where_a_folder_should_be_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("here")
+    for run in ("file", "file/run"):
+        arguments = ["attngan", "--run-dir", str(tmp_path / run), "--set", "run.device=cpu"]
+        line = refused(arguments, capsys)
+        assert "file: " in line or "file/run: " in line
+        assert "a file stands where a folder should be: move it away" in line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    arguments = ["attngan", "--run-dir", str(tmp_path / "run"), "--set", "run.device=cpu"]
+    assert "choose a folder that you may write to" in refused(arguments, capsys)
+
+
+def test_ctrl_c_is_one_line_even_while_modules_are_imported():
+    interrupt = "import sys; sys.argv = ['-m']; import baselines; raise KeyboardInterrupt"
+    within = (
+        "from baselines.cli import run_command\n"
+        "def main(argv): raise KeyboardInterrupt\n"
+        "run_command(main)"
+    )
+    for program in (interrupt, within):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_a_closed_stream_is_not_the_number_of_the_next_file(tmp_path):
+    program = (
+        "from baselines.console import guard_streams\n"
+        "guard_streams()\n"
+        f"file = open({str(tmp_path / 'x')!r}, 'wb')\n"
+        "import sys, os\n"
+        "assert file.fileno() > 2, file.fileno()\n"
+        "os.write(2, b'for nobody'); print('nobody', file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, preexec_fn=lambda: os.close(2), check=False
+    )
+    assert done.returncode == 0 and (tmp_path / "x").read_bytes() == b""

@@ -222,7 +222,7 @@ def test_wrong_images_follow_from_seed_and_position_alone():
 
 def test_wrong_images_are_of_another_class_and_come_from_everywhere():
     source = Scenes("train", images=12, max_objects=1)
-    images = [source.image(index, 16) for index in range(12)]
+    images = [source.pixels(index, 16) for index in range(12)]
     view = TrainingView(source, WORDS, size=16, max_words=8, seed=1, wrong_images=True)
     drawn = set()
     for position in range(150):
@@ -236,7 +236,7 @@ def test_wrong_images_are_of_another_class_and_come_from_everywhere():
 def test_a_source_of_one_class_still_gives_some_image():
     source = Scenes("train", images=1)
     view = TrainingView(source, WORDS, size=16, max_words=8, seed=1, wrong_images=True)
-    assert torch.equal(view[0, 0].wrong_image, source.image(0, 16))
+    assert torch.equal(view[0, 0].wrong_image, source.pixels(0, 16))
 
 
 def test_only_hosts_that_ask_get_wrong_images():
