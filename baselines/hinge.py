@@ -11,6 +11,11 @@ from baselines.precision import accurate, no_autocast
 def hinge_terms(real: Tensor, fake: Tensor, wrong: Tensor) -> dict[str, Tensor]:
     """A one-way discriminator's hinge loss and its parts.
 
+    mean(1 - real)₊ + ½ (mean(1 + fake)₊ + mean(1 + wrong)₊)
+
+    >>> hinge_terms(torch.tensor([0.5]), torch.tensor([-2.0]), torch.tensor([1.0]))["total"]
+    tensor(1.5000)
+
     Only a real image with its own caption counts as real; drawn images and mismatched pairs are
     the two halves of what does not.
 

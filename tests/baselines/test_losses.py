@@ -1,3 +1,4 @@
+import doctest
 import math
 
 import pytest
@@ -6,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baselines import losses
+from baselines import hinge, losses
 from baselines.networks.discriminators import Discriminator
 
 GAMMAS = {"gamma1": 4.0, "gamma2": 5.0}
@@ -251,3 +252,9 @@ class TestAdversarial:
             losses.discriminator_loss(networks[0], real, fake, sentence, wrong="rotate")
         with pytest.raises(ValueError, match=r"\(3, 5\), got \(2, 5\)"):
             losses.discriminator_loss(networks[0], real, fake, sentence, wrong=sentence[:2])
+
+
+@pytest.mark.parametrize("module", [losses, hinge])
+def test_examples(module):
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed
