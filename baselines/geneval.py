@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from baselines.cli import run_command
 from baselines.errors import UserError
-from baselines.files import write_atomic
+from baselines.files import write_atomic, write_text
 from baselines.metrics.detectors import COCO_DETECTORS, SCENES, Detector, open_detector
 from baselines.metrics.geneval import (
     METADATA,
@@ -33,6 +33,7 @@ from baselines.metrics.record import plain
 from baselines.metrics.relations import RULES
 from baselines.metrics.report import cell, markdown
 from baselines.metrics.spec import Score
+from baselines.pictures.sheet import save_picture
 from baselines.sampling.pipeline import load
 from baselines.training.distributed import pick_device
 
@@ -77,10 +78,10 @@ def draw(run: Path, prompts: Path, folder: Path, samples: int, seed: int, device
     for number, (caption, line) in enumerate(zip(captions, lines, strict=True)):
         target = folder / f"{number:05d}"
         (target / SAMPLES).mkdir(parents=True)
-        (target / METADATA).write_text(line + "\n", encoding="utf-8")
+        write_text(target / METADATA, line + "\n")
         for drawings in pipeline.stream([caption], seed=seed, samples=samples):
             for sample, picture in zip(drawings.samples, drawings.pictures(), strict=True):
-                picture.save(target / SAMPLES / f"{sample:05d}.png")
+                save_picture(picture, target / SAMPLES / f"{sample:05d}.png")
 
 
 def score(folder: Path, detector: Detector, rule: str, device: torch.device) -> dict[str, Score]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from baselines import files
 from benchmarks import questions, stages
 from benchmarks.gate import pass_gate
 from benchmarks.records import Record, append, conditions, read
@@ -101,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = [stage for stage in STAGES if not options.stage or stage.name in options.stage]
     records, complete = run_stages(chosen, stretch, options.out)
     report = options.out.with_suffix(".md")
-    report.write_text(questions.report(records, [s.name for s in chosen], complete))
+    files.write_text(report, questions.report(records, [s.name for s in chosen], complete))
     left = [stage.name for stage in chosen if stage.name not in complete]
     print(f"wrote {options.out} and {report}")
     print(f"left: {', '.join(left)}; the same command goes on" if left else "nothing is left")

@@ -139,6 +139,7 @@ def require_split(split: str) -> None:
 def to_floats(pixels: Tensor) -> Tensor:
     """Map uint8 in 0..255 to float32 in [-1, 1], with the same bits on every device.
 
+    >>> import torch
     >>> to_floats(torch.tensor([0, 51, 255], dtype=torch.uint8))
     tensor([-1.0000, -0.6000,  1.0000])
     """

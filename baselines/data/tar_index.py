@@ -7,6 +7,7 @@ made anew when one of them changes.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import tarfile
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from baselines.data.reading import require_regular
 from baselines.data.source import DataError
+from baselines.files import write_bytes
 
 KEPT = ".alr-layers-index.npz"
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -133,13 +135,10 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def _save(index: TarIndex, path: Path, state: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.npz")
     arrays = {part.name: getattr(index, part.name) for part in fields(index)}
-    try:
-        np.savez(temporary, state=np.array(state), **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    np.savez(buffer, state=np.array(state), **arrays)
+    write_bytes(path, buffer.getvalue())
 
 
 def _load(path: Path, state: str) -> TarIndex | None:

@@ -15,6 +15,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from baselines.data.images import open_rgb
 from baselines.data.source import DataError, Source
+from baselines.files import write_text
 from baselines.metrics.extractors import DamsmExtractor, Extractor, Features
 from baselines.metrics.layouts import damsm_layout
 from baselines.metrics.pairs import Pairs
@@ -22,6 +23,7 @@ from baselines.metrics.scene_parsing import Component, find_components
 from baselines.metrics.spec import LayoutMaker
 from baselines.networks.encoders import ImageEncoder, TextEncoder
 from baselines.pictures.grids import to_picture
+from baselines.pictures.sheet import save_picture
 from baselines.sampling.drawing import Inputs, draw, seeded_noise
 
 
@@ -161,20 +163,21 @@ def save_images(
     The folder is what `--images-from` reads, with `--captions folder/metadata.jsonl`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "metadata.jsonl", "w", encoding="utf-8") as file:
-        for batch in batches:
-            for row, image in zip(batch.rows.tolist(), batch.images, strict=True):
-                index, number = int(pairs.images[row]), int(pairs.captions[row])
-                key = source.key(index).replace("/", "_").rsplit(".", 1)[0]
-                name = f"{key}_{number}_{batch.sample}.png"
-                to_picture(image.float().cpu()).save(folder / name)
-                line: Mapping[str, Any] = {
-                    "file_name": name,
-                    "text": source.captions(index)[number],
-                    "class": int(pairs.class_ids[row]),
-                }
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            yield batch
+    lines: list[str] = []
+    for batch in batches:
+        for row, image in zip(batch.rows.tolist(), batch.images, strict=True):
+            index, number = int(pairs.images[row]), int(pairs.captions[row])
+            key = source.key(index).replace("/", "_").rsplit(".", 1)[0]
+            name = f"{key}_{number}_{batch.sample}.png"
+            save_picture(to_picture(image.float().cpu()), folder / name)
+            line: Mapping[str, Any] = {
+                "file_name": name,
+                "text": source.captions(index)[number],
+                "class": int(pairs.class_ids[row]),
+            }
+            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+        yield batch
+    write_text(folder / "metadata.jsonl", "".join(lines))
 
 
 class _Images(Dataset[Tensor]):

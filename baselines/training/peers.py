@@ -127,7 +127,8 @@ class Peers:
         """Say good-bye, so that the end of this process is not taken for death."""
         self._closed.set()
         for thread in self._threads:
-            thread.join(3 * INTERVAL)
+            # Killed in the middle of a call to the store, a thread takes the whole process down.
+            thread.join(SILENT)
         self._store.set(f"done/{self.rank}", "")
 
     def _beat(self) -> None:

@@ -17,6 +17,7 @@ from baselines.config import (
     settings,
     to_dict,
 )
+from baselines.data import SOURCES
 from baselines.errors import UserError
 from baselines.hosts import HOSTS
 from baselines.settings import describe
@@ -151,7 +152,8 @@ def test_help_lists_every_setting_that_the_command_reads(command):
     text = describe(Config, command)
     for key, one in settings(Config).items():
         assert (f"  {key} (" in text) == (one.only in ("", command)), key
-    assert "  data.name (str, one of 'scenes', 'cub', 'coco', 'folder'; default 'scenes')" in text
+    names = ", ".join(map(repr, SOURCES))
+    assert f"  data.name (str, one of {names}; default 'scenes')" in text
     line = next(line for line in text.splitlines() if line.startswith("  data.workers "))
     assert line == "  data.workers (int, 0 or more; default 0; may change on resume)"
 

@@ -1,7 +1,5 @@
 """A data set of one file and one line goes through every command."""
 
-import json
-
 import pytest
 import torch
 
@@ -9,6 +7,8 @@ from baselines import damsm, evaluate, sample, train
 from baselines.cli import SOURCES
 from baselines.config import DataConfig
 from baselines.data import BaseSource, DataError, SourceEntry, open_source
+from baselines.errors import UserError
+from baselines.metrics.record import load_entries
 from baselines.runs import load_encoders
 from baselines.training.stats import read_stats
 from tests.baselines.commands import train_command
@@ -62,15 +62,16 @@ def test_it_trains_draws_evaluates_and_resumes(tmp_path):
     sample.main(["--run", str(run), "--out", str(tmp_path / "drawn")])
     assert list((tmp_path / "drawn").glob("*.png"))
     evaluate.main(["--run", str(run)])
-    content = json.loads((run / evaluate.RESULT).read_text())
-    assert "r_precision" in content["metrics"] and "layout" in content["left_out"]
+    (entry,) = load_entries(run / evaluate.RESULT)
+    assert "r_precision" in entry["metrics"] and "layout" in entry["left_out"]
 
 
 def test_help_and_errors_know_it(capsys, tmp_path):
     with pytest.raises(SystemExit):
         train.main(["--help"])
     assert "patches" in capsys.readouterr().out
-    with pytest.raises(DataError, match=r"expected scenes, .*patches, did you mean 'patches'"):
+    expected = r"data\.name='patch': expected one of 'scenes', .*'patches'"
+    with pytest.raises(UserError, match=expected):
         train.main(train_command("alrgan", tmp_path, tmp_path, 1, "data.name=patch"))
 
 

@@ -8,6 +8,7 @@ import torch
 
 from baselines import convert
 from baselines.cli import run_command
+from baselines.conversion import convert as conversion
 from baselines.convert import ConversionError, from_original, to_original
 from baselines.hosts.attngan.fusion import WordAttention
 from baselines.hosts.dmgan.fusion import DynamicMemory
@@ -187,7 +188,9 @@ def test_parts_that_do_not_belong_together_are_refused(
     tmp_path, image_encoder, captions, monkeypatch
 ):
     # A child process for each of eight files would take longer than all the rest.
-    monkeypatch.setattr(convert, "read_foreign", lambda path: torch.load(path, weights_only=True))
+    monkeypatch.setattr(
+        conversion, "read_foreign", lambda path: torch.load(path, weights_only=True)
+    )
     torch.manual_seed(0)
     parts = {"text": TextEncoder(9, embedding_dim=8, token_dim=5), "G": generator()}
     parts["image"] = image_encoder
