@@ -214,7 +214,7 @@ def memory(world: World) -> str:
 
 def summary(values: Mapping[str, float]) -> str:
     """The total of every phase, of the host alone for G, short enough for the progress bar."""
-    shown = {}
+    shown: dict[str, float] = {}
     for kind in ("total", "host"):
         ending = f"/{kind}"
         named = {name: value for name, value in values.items() if name.endswith(ending)}
