@@ -131,7 +131,9 @@ def started(device_name: str) -> Iterator[World]:
         world.peers.close()
         dist.destroy_process_group()
     except BaseException as error:
-        raise end_of_job(error, world.peers) from None
+        raised = end_of_job(error, world.peers)
+        world.peers.stop()
+        raise raised from None
 
 
 def end_of_job(error: BaseException, peers: Peers) -> BaseException:
@@ -139,6 +141,8 @@ def end_of_job(error: BaseException, peers: Peers) -> BaseException:
     lost = isinstance(error, dist.DistError) or "gloo" in str(error)
     if lost and isinstance(error, RuntimeError):
         reason = peers.verdict()
+        if not reason:
+            return SystemExit(STATUS)
         error = RankError(f"{reason}; the last checkpoint is intact, start again to go on from it")
     try:
         return error if peers.claim() else SystemExit(STATUS)

@@ -104,15 +104,27 @@ class Peers:
         self._place, self._since = place, now
 
     def claim(self, store: dist.Store | None = None) -> bool:
-        """Whether this rank is the first to fail, whose message is the job's."""
-        return (store or self._store).add("failed", 1) == 1
+        """Whether this rank is the first to fail, whose message is the job's.
+
+        It stays a moment, for the others to learn of it: the store may end with this process.
+        """
+        first = (store or self._store).add("failed", 1) == 1
+        if first:
+            time.sleep(3 * INTERVAL)
+        return first
 
     def failed_elsewhere(self) -> bool:
         """Whether another rank has failed and told."""
-        return self._store.add("failed", 0) > 0
+        try:
+            return self._told is not None or self._store.add("failed", 0) > 0
+        except (RuntimeError, dist.DistError):
+            return False  # the store has ended with whoever kept it
 
     def verdict(self) -> str:
-        """Who is dead, after a collective operation has failed; waits until that is known."""
+        """Who is dead, after a collective operation has failed; waits until that is known.
+
+        "" if another rank has told already.
+        """
         end = time.monotonic() + SILENT + 5 * INTERVAL
         while time.monotonic() < end:
             if self.failed_elsewhere():
@@ -125,11 +137,14 @@ class Peers:
 
     def close(self) -> None:
         """Say good-bye, so that the end of this process is not taken for death."""
+        self.stop()
+        self._store.set(f"done/{self.rank}", "")
+
+    def stop(self) -> None:
+        """End the threads: one that still speaks to the store would crash Python's own end."""
         self._closed.set()
         for thread in self._threads:
-            # Killed in the middle of a call to the store, a thread takes the whole process down.
             thread.join(SILENT)
-        self._store.set(f"done/{self.rank}", "")
 
     def _beat(self) -> None:
         store = self._connect()
@@ -196,7 +211,15 @@ class Peers:
                 if time.monotonic() - self._told > GRACE:
                     self._end(STATUS)
             elif reason := self._silent() or self._stuck():
-                self._finish(reason if self.claim(store) else "")
+                self._finish(reason if self._may_speak(store) else "")
+
+    def _may_speak(self, store: dist.Store) -> bool:
+        """`claim`, or yes where the store does not answer because its keeper is frozen."""
+        answers: list[bool] = []
+        asking = threading.Thread(target=lambda: answers.append(self.claim(store)), daemon=True)
+        asking.start()
+        asking.join(GRACE)
+        return answers[0] if answers else True
 
     def _finish(self, reason: str) -> None:
         if reason:

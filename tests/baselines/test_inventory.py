@@ -54,9 +54,8 @@ def test_every_run_is_listed_with_its_status(folder, capsys):
 
 
 def test_more_is_better_where_it_is():
-    lines = [
-        {"step": s, "validation/text_to_image/R@5": r} for s, r in ((1, 0.2), (2, 0.5), (3, 0.4))
-    ]
+    recalls = ((1, 0.2), (2, 0.5), (3, 0.4))
+    lines = [{"step": step, "validation/text_to_image/R@5": recall} for step, recall in recalls]
     assert best(lines) == "validation/text_to_image/R@5 0.5 at step 2"
     assert best([{"step": 4, "x": 1.0}]) == "" == best([])
 
