@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from baselines.errors import UserError
-from baselines.training.peers import STATUS, Peers, RankError
+from baselines.training.peers import STATUS, Peers, RankError, linger
 
 PATIENCE = timedelta(days=1)  # for the other ranks in an operation of all
 MEETING = timedelta(minutes=5)  # for the other ranks to come to the start
@@ -145,7 +145,10 @@ def end_of_job(error: BaseException, peers: Peers) -> BaseException:
             return SystemExit(STATUS)
         error = RankError(f"{reason}; the last checkpoint is intact, start again to go on from it")
     try:
-        return error if peers.claim() else SystemExit(STATUS)
+        if not peers.claim():
+            return SystemExit(STATUS)
+        linger()
+        return error
     except (RuntimeError, dist.DistError):
         return error  # whoever kept the store has gone
 

@@ -25,7 +25,7 @@ SILENT = 20.0  # without one for so long a rank is dead or frozen; a launcher ne
 STUCK = 45.0  # reading one batch or computing one step for so long is to hang ...
 SLOWEST = 10.0  # ... unless it has taken a tenth of that before
 FIRST = 600.0  # the first batch and the first step may compile, download, fill caches
-GRACE = 5.0  # for the main thread to end by itself after another rank has failed
+GRACE = 8.0  # for the main thread to end by itself after another rank has failed
 STATUS = 2
 
 
@@ -104,14 +104,8 @@ class Peers:
         self._place, self._since = place, now
 
     def claim(self, store: dist.Store | None = None) -> bool:
-        """Whether this rank is the first to fail, whose message is the job's.
-
-        It stays a moment, for the others to learn of it: the store may end with this process.
-        """
-        first = (store or self._store).add("failed", 1) == 1
-        if first:
-            time.sleep(3 * INTERVAL)
-        return first
+        """Whether this rank is the first to fail, whose message is the job's."""
+        return (store or self._store).add("failed", 1) == 1
 
     def failed_elsewhere(self) -> bool:
         """Whether another rank has failed and told."""
@@ -211,18 +205,25 @@ class Peers:
                 if time.monotonic() - self._told > GRACE:
                     self._end(STATUS)
             elif reason := self._silent() or self._stuck():
-                self._finish(reason if self._may_speak(store) else "")
+                if self._may_speak(store):
+                    self._finish(reason)
+                self._told = time.monotonic()
 
     def _may_speak(self, store: dist.Store) -> bool:
         """`claim`, or yes where the store does not answer because its keeper is frozen."""
         answers: list[bool] = []
         asking = threading.Thread(target=lambda: answers.append(self.claim(store)), daemon=True)
         asking.start()
-        asking.join(GRACE)
+        asking.join(5 * INTERVAL)
         return answers[0] if answers else True
 
     def _finish(self, reason: str) -> None:
-        if reason:
-            say(f"error: {reason}; the last checkpoint is intact, start again to go on from it")
+        say(f"error: {reason}; the last checkpoint is intact, start again to go on from it")
+        linger()
         self._closed.set()
         self._end(STATUS)
+
+
+def linger() -> None:
+    """Stay until the others have learnt who failed: the store may end with this process."""
+    time.sleep(3 * INTERVAL)
