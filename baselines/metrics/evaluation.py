@@ -247,8 +247,8 @@ def drawn_sets(
 ) -> Sets:
     """Set up the images of every generator."""
     sets: Sets = []
+    layouts = any(spec.uses_layouts for spec in specs.values())
     for name, run in runs.items():
-        layouts = any(spec.uses_layouts for spec in specs.values())
         batches = drawn_batches(
             run.generator, context.pairs, run.encoders.text, count=protocol["images"],
             batch_size=options.batch_size, seed=options.seed, device=device,

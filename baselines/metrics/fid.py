@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +121,25 @@ def _distance(own: FeatureSet, reference: FeatureSet, seed: int) -> Score:
         count=own.count,
         facts={"reference_images": reference.count},
     )
+
+
+def compared_features(
+    context: EvaluationContext, images: ImageSet
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(extractor, real (M, D), drawn (N, D)) wherever both are known; of real images, the halves.
+
+    Raises:
+        MixedStatisticsError: the features were made differently, or belong to different data.
+    """
+    for name, reference in context.reference.items():
+        own = reference if images.real else images.features[name]
+        require_same(own, reference)
+        if reference.pooled is None or own.pooled is None:
+            continue
+        if images.real:
+            yield name, reference.pooled[::2], reference.pooled[1::2]
+        else:
+            yield name, reference.pooled, own.pooled
 
 
 def needs_extractor(context: EvaluationContext) -> str:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.metrics.extractors import EXTRACTORS
-from baselines.metrics.features import require_same
-from baselines.metrics.fid import feature_settings, needs_extractor
+from baselines.metrics.fid import compared_features, feature_settings, needs_extractor
 from baselines.metrics.spec import EvaluationContext, ImageSet, MetricSpec, Score
 
 if TYPE_CHECKING:
@@ -68,14 +67,7 @@ class KernelDistanceMetric:
     def scores(self) -> Mapping[str, Score]:
         """Give the rows of every extractor whose reference holds features."""
         rows = {}
-        for name, reference in self.context.reference.items():
-            own = reference if self.images.real else self.images.features[name]
-            require_same(own, reference)
-            if reference.pooled is None or own.pooled is None:
-                continue
-            real, fake = reference.pooled, own.pooled
-            if self.images.real:
-                real, fake = real[::2], real[1::2]
+        for name, real, fake in compared_features(self.context, self.images):
             if min(len(real), len(fake)) < 2:
                 continue
             result = kernel_distance(real, fake, seed=self.context.seed)

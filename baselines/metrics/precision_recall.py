@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from baselines.metrics.features import require_same
-from baselines.metrics.fid import feature_settings, needs_extractor
+from baselines.metrics.fid import compared_features, feature_settings, needs_extractor
 from baselines.metrics.resampling import share
 from baselines.metrics.spec import EvaluationContext, ImageSet, MetricSpec, Score
 
@@ -76,14 +75,7 @@ class PrecisionRecallMetric:
     def scores(self) -> Mapping[str, Score]:
         """Give two rows for every extractor whose reference holds features."""
         rows = {}
-        for name, reference in self.context.reference.items():
-            own = reference if self.images.real else self.images.features[name]
-            require_same(own, reference)
-            if reference.pooled is None or own.pooled is None:
-                continue
-            real, fake = reference.pooled, own.pooled
-            if self.images.real:
-                real, fake = real[::2], real[1::2]
+        for name, real, fake in compared_features(self.context, self.images):
             if min(len(real), len(fake)) <= NEIGHBOURS:
                 continue
             for kind, held in zip(
