@@ -62,21 +62,28 @@ def condition_dim_of(state: State) -> int:
     return state["ca_net.fc.bias"].shape[0] // 4
 
 
+def sizes_of(state: State) -> dict[str, int]:
+    """What the keys of any stacked `G_NET` tell of its text, its noise and its stages."""
+    condition_dim = condition_dim_of(state)
+    return {
+        "embedding_dim": state["ca_net.fc.weight"].shape[1],
+        "condition_dim": condition_dim,
+        "noise_dim": state["h_net1.fc.0.weight"].shape[1] - condition_dim,
+        "base_size": FIRST_GRID * 2 ** count(state, r"h_net1\.upsample(\d+)\."),
+        "stages": count(state, r"h_net(\d+)\."),
+        "residual_blocks": count(state, r"h_net2\.residual\.(\d+)\."),
+    }
+
+
 def generator_like(state: State, fusion: Callable[[int, int], nn.Module]) -> StackedGenerator:
     """The generator that a state_dict belongs to, without values."""
-    condition_dim = condition_dim_of(state)
     single_image = "img_net.img.0.weight" in state
     head = "img_net.img.0.weight" if single_image else "img_net1.img.0.weight"
     return StackedGenerator(
         feature_dim=state[head].shape[1],
         fusion=fusion,
-        embedding_dim=state["ca_net.fc.weight"].shape[1],
-        condition_dim=condition_dim,
-        noise_dim=state["h_net1.fc.0.weight"].shape[1] - condition_dim,
-        base_size=FIRST_GRID * 2 ** count(state, r"h_net1\.upsample(\d+)\."),
-        stages=count(state, r"h_net(\d+)\."),
-        residual_blocks=count(state, r"h_net2\.residual\.(\d+)\."),
         single_image=single_image,
+        **sizes_of(state),
     )
 
 

@@ -12,12 +12,12 @@ from baselines.config import to_dict
 from baselines.hosts.stacked_original import (
     discriminator_description,
     discriminator_names,
+    sizes_of,
     staged_names,
 )
 from baselines.hosts.stackgan.generator import StackGANGenerator
 from baselines.hosts.stackgan.presets import MODEL
 from baselines.networks.discriminators import Discriminator
-from baselines.networks.generator import FIRST_GRID
 from baselines.networks.originals import ConversionError, count
 
 State = Mapping[str, Tensor]
@@ -48,16 +48,7 @@ def _generator_like(state: State) -> StackGANGenerator:
             "looks like StackGAN++'s unconditional variant (no ca_net.fc.bias), which draws "
             "without captions; convert a conditional one"
         )
-    condition_dim = state["ca_net.fc.bias"].shape[0] // 4
-    return StackGANGenerator(
-        feature_dim=state["img_net1.img.0.weight"].shape[1],
-        embedding_dim=state["ca_net.fc.weight"].shape[1],
-        condition_dim=condition_dim,
-        noise_dim=state["h_net1.fc.0.weight"].shape[1] - condition_dim,
-        base_size=FIRST_GRID * 2 ** count(state, r"h_net1\.upsample(\d+)\."),
-        stages=count(state, r"h_net(\d+)\."),
-        residual_blocks=count(state, r"h_net2\.residual\.(\d+)\."),
-    )
+    return StackGANGenerator(feature_dim=state["img_net1.img.0.weight"].shape[1], **sizes_of(state))
 
 
 def _discriminator_like(state: State) -> Discriminator:
