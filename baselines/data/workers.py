@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing import active_children
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -28,6 +29,8 @@ SHARED_MEMORY = Path("/dev/shm")
 AHEAD = 2
 # Seconds without a batch after which a run ends instead of waiting on.
 PATIENCE = 300.0
+# Seconds in which a process whose connections are broken is dead as well.
+DYING = 5.0
 
 Item = TypeVar("Item")
 Out = TypeVar("Out")
@@ -122,8 +125,7 @@ class BatchLoader(Generic[Out]):
                     return
                 except (RuntimeError, OSError, EOFError) as error:
                     # A batch that a process had ready may go with it, in the middle of the reading.
-                    dead = any(not process.is_alive() for process in processes)
-                    raise self._explained(error, dead) from error
+                    raise self._explained(error, _any_died(processes)) from error
                 if isinstance(batch, Fault):
                     raise DataError(batch.message)
                 yield self.finish(batch)
@@ -152,6 +154,18 @@ def dead_process(error: Exception, *, known: bool = False) -> DataError | None:
         f"a loading process died ({text[:160]}): most often memory ran out. Try fewer "
         "(data.workers), or 0 to load in the run itself"
     )
+
+
+def _any_died(processes: set[BaseProcess]) -> bool:
+    """Whether one is dead, or dying: its connections break before the system counts it as dead."""
+    try:
+        ended = wait([process.sentinel for process in processes], timeout=DYING)
+        for process in processes:
+            if process.sentinel in ended:
+                process.join()
+    except RuntimeError:  # from the DataLoader's own handler of SIGCHLD, while we wait
+        return True
+    return bool(ended)
 
 
 def _leave_signals_to_the_run(worker: int) -> None:

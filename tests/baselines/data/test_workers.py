@@ -9,7 +9,7 @@ import textwrap
 import time
 from collections import namedtuple
 from itertools import islice
-from multiprocessing import active_children
+from multiprocessing import active_children, resource_sharer
 from pathlib import Path
 
 import pytest
@@ -82,6 +82,25 @@ def test_a_bug_keeps_its_kind_and_traceback():
 def test_a_dead_process_is_told():
     with pytest.raises(DataError, match=r"a loading process died .*data\.workers"):
         list(loader(at(4, lambda: os.kill(os.getpid(), signal.SIGKILL))))
+
+
+def test_a_process_that_is_dying_is_told(tmp_path):
+    """Its connections close before the system counts it as dead; here half a second before."""
+    closed = tmp_path / "closed"
+
+    def die():
+        resource_sharer._resource_sharer._listener.close()
+        closed.touch()
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    batches = iter(loader(at(4, die), collate=torch.tensor, workers=1))
+    assert next(batches) == (0, 1)
+    while not closed.exists():
+        time.sleep(0.01)
+    # The next batch is ready, but its memory can no longer be asked for.
+    with pytest.raises(DataError, match=r"a loading process died .*data\.workers"):
+        next(batches)
 
 
 def test_waiting_has_a_limit():
