@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +21,11 @@ from baselines.cli import (
     print_config,
     resolve,
     run_command,
-    training_batches,
 )
-from baselines.config import Config, ConfigError, save_config
+from baselines.config import Config, ConfigError
 from baselines.estimate import require_memory
 from baselines.hosts import preset
+from baselines.pretraining import Validation, pretrain
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from baselines.runs import Encoders
     from baselines.training.distributed import World
 
-logger = logging.getLogger(__name__)
-LAST = "last.pt"
 SCORE = "text_to_image/R@5"
 
 
@@ -77,32 +75,18 @@ def validate(
     return retrieval(torch.cat(codes), torch.cat(sentences), image_of)
 
 
-class Validation:
-    """Measures recall and keeps the best and the last encoders."""
+def validation(
+    encoders: Encoders, source: Source, config: Config, run_dir: Path, device: torch.device
+) -> Validation:
+    """Keep the encoders of the best recall."""
+    from baselines.runs import ENCODERS, save_encoders
 
-    def __init__(
-        self, encoders: Encoders, source: Source, config: Config, run_dir: Path, world: World
-    ) -> None:
-        from baselines.runs import ENCODERS
-        from baselines.training.checkpoint import load_torch
-
-        self.encoders, self.source, self.config = encoders, source, config
-        self.run_dir, self.device = run_dir, world.device
-        best = run_dir / ENCODERS
-        known = load_torch(best).get("facts", {}) if best.exists() else {}
-        self.best = float(known.get(SCORE, -1.0))
-
-    def __call__(self, step: int, images: int) -> dict[str, float]:
-        """Measure, save, and return the recalls for the log."""
-        from baselines.runs import ENCODERS, save_encoders
-
-        recalls = validate(self.encoders, self.source, self.config, self.device)
-        facts = {"step": step, "images": images, **recalls}
-        save_encoders(self.encoders, self.run_dir / LAST, **facts)
-        if recalls[SCORE] > self.best:
-            self.best = recalls[SCORE]
-            save_encoders(self.encoders, self.run_dir / ENCODERS, **facts)
-        return {f"validation/{name}": value for name, value in recalls.items()}
+    return Validation(
+        partial(validate, encoders, source, config, device),
+        partial(save_encoders, encoders),
+        score=SCORE,
+        best=run_dir / ENCODERS,
+    )
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -153,13 +137,10 @@ def run(
 ) -> None:
     """Train the encoders of `config` in `run_dir`, from its newest checkpoint if there is one."""
     from baselines.data import build_vocabulary
-    from baselines.runs import CONFIG, ENCODERS, VOCABULARY
     from baselines.start import start
     from baselines.training import distributed
     from baselines.training.damsm import DAMSMObjective
     from baselines.training.hardware import total_memory
-    from baselines.training.loop import train
-    from baselines.training.recorder import Hook
 
     require_memory(config, "damsm", total_memory(world.device), str(world.device))
     source, held_out = checked_source(config, "train"), checked_source(config, "test")
@@ -169,36 +150,18 @@ def run(
     objective = DAMSMObjective(begun.config, encoders.text, encoders.image, len(source), world)
     for network in objective.networks.values():
         distributed.broadcast(network, world)
-    if world.is_main:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        save_config(config, run_dir / CONFIG)
-        vocabulary.save(run_dir / VOCABULARY)
-    epoch_steps = max(1, len(source) // (begun.batch_size * world.size))
-    validation = Validation(encoders, held_out, config, run_dir, world)
-
-    batches = training_batches(
+    pretrain(
+        objective,
+        validation(encoders, held_out, config, run_dir, world.device),
+        begun,
         config,
+        run_dir,
         source,
         vocabulary,
         world,
         size=config.encoder.input_size,
-        batch_size=begun.batch_size,
-    )
-    progress = train(
-        objective,
-        batches,
-        config,
-        run_dir,
-        world,
         total_images=config.encoder.images,
-        batch_size=begun.batch_size,
-        hooks=[Hook(epoch_steps, validation)],
-        saved=begun.saved,
-        extra=begun.extra,
     )
-    if world.is_main:
-        done = f"{progress.step} steps, {progress.images} images"
-        logger.info("%s, best %s %.3f: %s", done, SCORE, validation.best, run_dir / ENCODERS)
 
 
 def fresh_encoders(

@@ -10,10 +10,10 @@ directory goes on. The directory is what `train mirrorgan --captioner` names.
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from baselines.cli import (
     add_resume_option,
@@ -22,11 +22,11 @@ from baselines.cli import (
     print_config,
     resolve,
     run_command,
-    training_batches,
 )
-from baselines.config import Config, ConfigError, save_config
+from baselines.config import Config, ConfigError
 from baselines.estimate import require_memory
 from baselines.hosts import preset
+from baselines.pretraining import Validation, pretrain
 
 if TYPE_CHECKING:
     import torch
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from baselines.runs import Encoders
     from baselines.training.distributed import World
 
-logger = logging.getLogger(__name__)
-LAST = "last.pt"
 SCORE = "cross_entropy"
 
 
@@ -85,41 +83,24 @@ def validate(
     return {SCORE: total / words, "accuracy": hits / words}
 
 
-class Validation:
-    """Measures the captioner and keeps the best and the last."""
+def validation(
+    captioner: Captioner,
+    vocabulary: Vocabulary,
+    source: Source,
+    config: Config,
+    run_dir: Path,
+    device: torch.device,
+) -> Validation:
+    """Keep the captioner of the least cross-entropy."""
+    from baselines.hosts.mirrorgan.captioner_file import save_captioner
 
-    def __init__(
-        self,
-        captioner: Captioner,
-        vocabulary: Vocabulary,
-        source: Source,
-        config: Config,
-        run_dir: Path,
-        world: World,
-    ) -> None:
-        from baselines.training.checkpoint import load_torch
-
-        self.captioner, self.vocabulary = captioner, vocabulary
-        self.source, self.config, self.device = source, config, world.device
-        self.last, self.file = run_dir / LAST, captioner_file(run_dir)
-        known = load_torch(self.file).get("facts", {}) if self.file.exists() else {}
-        self.best = float(known.get(SCORE, "inf"))
-
-    def __call__(self, step: int, images: int) -> dict[str, float]:
-        """Measure, save, and return the measures for the log."""
-        from baselines.hosts.mirrorgan.captioner_file import save_captioner
-
-        measured = validate(self.captioner, self.source, self.vocabulary, self.config, self.device)
-        facts: dict[str, Any] = {"step": step, "images": images, **measured}
-
-        def save(path: Path) -> None:
-            save_captioner(self.captioner, self.vocabulary, self.config.stream, path, **facts)
-
-        save(self.last)
-        if measured[SCORE] < self.best:
-            self.best = measured[SCORE]
-            save(self.file)
-        return {f"validation/{name}": value for name, value in measured.items()}
+    return Validation(
+        partial(validate, captioner, source, vocabulary, config, device),
+        partial(save_captioner, captioner, vocabulary, config.stream),
+        score=SCORE,
+        best=captioner_file(run_dir),
+        lower_is_better=True,
+    )
 
 
 def captioner_file(run_dir: Path) -> Path:
@@ -186,12 +167,10 @@ def run(
 ) -> None:
     """Train the captioner of `config` in `run_dir`, from its newest checkpoint if there is one."""
     from baselines.hosts.mirrorgan.objective import StreamObjective
-    from baselines.runs import CONFIG, VOCABULARY, load_encoders
+    from baselines.runs import load_encoders
     from baselines.start import start
     from baselines.training import distributed
     from baselines.training.hardware import total_memory
-    from baselines.training.loop import train
-    from baselines.training.recorder import Hook
 
     require_memory(config, "stream", total_memory(world.device), str(world.device))
     source, held_out = checked_source(config, "train"), checked_source(config, "test")
@@ -202,28 +181,18 @@ def run(
     captioner = fresh_captioner(config, vocabulary, image_weights, encoders, fetch=fetch)
     objective = StreamObjective(begun.config, captioner, world)
     distributed.broadcast(objective.captioner, world)
-    if world.is_main:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        save_config(config, run_dir / CONFIG)
-        vocabulary.save(run_dir / VOCABULARY)
-    epoch_steps = max(1, len(source) // (begun.batch_size * world.size))
-    validation = Validation(captioner, vocabulary, held_out, config, run_dir, world)
-    size = config.model.image_sizes[-1]
-    progress = train(
+    pretrain(
         objective,
-        training_batches(config, source, vocabulary, world, size=size, batch_size=begun.batch_size),
+        validation(captioner, vocabulary, held_out, config, run_dir, world.device),
+        begun,
         config,
         run_dir,
+        source,
+        vocabulary,
         world,
+        size=config.model.image_sizes[-1],
         total_images=config.stream.images,
-        batch_size=begun.batch_size,
-        hooks=[Hook(epoch_steps, validation)],
-        saved=begun.saved,
-        extra=begun.extra,
     )
-    if world.is_main:
-        done = f"{progress.step} steps, {progress.images} images"
-        logger.info("%s, best %s %.3f: %s", done, SCORE, validation.best, captioner_file(run_dir))
 
 
 def fresh_captioner(
