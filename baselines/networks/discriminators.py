@@ -89,6 +89,18 @@ class ConditionalHead(nn.Module):
         return self.logit(self.joint(joined)).flatten()
 
 
+def require_images(images: Tensor, size: int) -> None:
+    """Check that a discriminator is given what it judges.
+
+    Raises:
+        ValueError: `images` are not (B, 3, size, size).
+    """
+    if images.shape[1:] != (3, size, size):
+        raise ValueError(
+            f"this discriminator judges (B, 3, {size}, {size}) images, got {tuple(images.shape)}"
+        )
+
+
 class Discriminator(nn.Module):
     """Judges images of one size, alone and against a sentence.
 
@@ -140,9 +152,5 @@ class Discriminator(nn.Module):
         Raises:
             ValueError: when the images have another size than the discriminator.
         """
-        if images.shape[1:] != (3, self.image_size, self.image_size):
-            raise ValueError(
-                f"this discriminator judges (B, 3, {self.image_size}, {self.image_size}) images, "
-                f"got {tuple(images.shape)}"
-            )
+        require_images(images, self.image_size)
         return self.trunk(images)

@@ -20,6 +20,19 @@ class TextFeatures(NamedTuple):
     sentence: Tensor
 
 
+def require_captions(captions: Tensor, lengths: Tensor) -> None:
+    """Check the shapes of captions.
+
+    Raises:
+        ValueError: they are not (B, T) and (B,).
+    """
+    if captions.dim() != 2 or lengths.shape != captions.shape[:1]:
+        raise ValueError(
+            "captions must be (B, T) and lengths (B,), "
+            f"got {tuple(captions.shape)} and {tuple(lengths.shape)}"
+        )
+
+
 class TextEncoder(nn.Module):
     """Bidirectional LSTM over word ids.
 
@@ -59,11 +72,7 @@ class TextEncoder(nn.Module):
         Raises:
             ValueError: for other shapes.
         """
-        if captions.dim() != 2 or lengths.shape != captions.shape[:1]:
-            raise ValueError(
-                "captions must be (B, T) and lengths (B,), "
-                f"got {tuple(captions.shape)} and {tuple(lengths.shape)}"
-            )
+        require_captions(captions, lengths)
         embedded = self.dropout(self.embedding(captions))
         packed = pack_padded_sequence(
             embedded, lengths.cpu(), batch_first=True, enforce_sorted=False

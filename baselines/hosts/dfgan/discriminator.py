@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.hosts.dfgan.generator import SLOPE, widths
+from baselines.networks.discriminators import require_images
 from baselines.networks.generator import FIRST_GRID
 
 
@@ -89,9 +90,5 @@ class DFGANDiscriminator(nn.Module):
         Raises:
             ValueError: when the images have another size than the discriminator.
         """
-        if images.shape[1:] != (3, self.image_size, self.image_size):
-            raise ValueError(
-                f"this discriminator judges (B, 3, {self.image_size}, {self.image_size}) images, "
-                f"got {tuple(images.shape)}"
-            )
+        require_images(images, self.image_size)
         return self.blocks(self.first(images))

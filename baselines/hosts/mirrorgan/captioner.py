@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from baselines.config import StreamConfig
+from baselines.networks.encoders import require_captions
 from baselines.networks.trunks import make_trunk
 
 RESNET = "resnet152"
@@ -124,11 +125,7 @@ class CaptionDecoder(nn.Module):
         Raises:
             ValueError: for other shapes.
         """
-        if captions.dim() != 2 or lengths.shape != captions.shape[:1]:
-            raise ValueError(
-                "captions must be (B, T) and lengths (B,), "
-                f"got {tuple(captions.shape)} and {tuple(lengths.shape)}"
-            )
+        require_captions(captions, lengths)
         words = self.embedding(captions[:, :-1])
         inputs = torch.cat((features[:, None].to(words.dtype), words), dim=1)
         states, _ = self.lstm(_packed(inputs, lengths))
