@@ -1,5 +1,7 @@
 """The training command at a size that takes a second."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from torch import Tensor
 from baselines import train
 from baselines.training.checkpoint import checkpoints, load_torch
 from baselines.training.stats import read_stats
+from tests.support.paths import ROOT
 from tests.support.tiny_run import make_tiny_run
 
 BATCH = 4
@@ -74,3 +77,17 @@ def differences(first: Any, second: Any, path: str = "") -> list[str]:
         pairs = zip(first, second, strict=True)
         return [d for i, (a, b) in enumerate(pairs) for d in differences(a, b, f"{path}/{i}")]
     return [] if first == second else [f"{path}: {first!r} != {second!r}"]
+
+
+def train_on_two_ranks(arguments: list[str]) -> None:
+    """`baselines.train` with these arguments under torchrun, as two gloo processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, "-m", "baselines.train", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

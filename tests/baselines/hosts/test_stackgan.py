@@ -1,8 +1,5 @@
 """StackGAN++ as a host: settings, files, wrong images, and every command."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -19,10 +16,15 @@ from baselines.networks.discriminators import Discriminator
 from baselines.runs import load_run
 from baselines.training.checkpoint import checkpoints, load_torch
 from baselines.training.distributed import World
-from tests.baselines.commands import differences, stats_of, train_command, train_tiny
+from tests.baselines.commands import (
+    differences,
+    stats_of,
+    train_command,
+    train_on_two_ranks,
+    train_tiny,
+)
 from tests.baselines.networks.original import listed_keys
 from tests.support.keys import read_keys
-from tests.support.paths import ROOT
 
 HOST = HOSTS["stackgan"]
 SIZES = ("model.base_size=8", "model.stages=3")
@@ -334,16 +336,7 @@ def test_torchrun_trains_and_one_process_goes_on(tmp_path, encoders):
     run = tmp_path / "run"
     settings = ("refine.source=damsm", "refine.alr.share=0.1", "model.stages=3")
     arguments = train_command("stackgan", run, encoders, 4, *settings, refine="alr")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, "-m", "baselines.train", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    train_on_two_ranks(arguments)
     assert load_torch(checkpoints(run)[-1])["progress"] == {"step": 2, "images": 16}
     # One process goes on with the whole batch that two have shared.
     state = train_tiny("stackgan", run, encoders, 6, *settings, refine="alr")

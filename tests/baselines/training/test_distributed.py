@@ -1,7 +1,5 @@
 """Two gloo processes against one, on the same global batch."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +11,7 @@ from baselines import losses
 from baselines.training import distributed
 from baselines.training.checkpoint import checkpoints, load_torch
 from baselines.training.distributed import World, average_gradients, gather
-from tests.baselines.commands import train_command, train_tiny
-from tests.support.paths import ROOT
+from tests.baselines.commands import train_command, train_on_two_ranks, train_tiny
 
 WORDS, REGIONS, E, BATCH = 5, 9, 6, 8
 
@@ -88,16 +85,7 @@ def test_contrastive_gradients_are_those_of_the_global_batch(tmp_path):
 def test_torchrun_trains_and_one_process_goes_on(tmp_path: Path, encoders: Path):
     run = tmp_path / "run"
     arguments = train_command("alrgan", run, encoders, 4)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, "-m", "baselines.train", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    train_on_two_ranks(arguments)
     state = load_torch(checkpoints(run)[-1])
     assert state["progress"] == {"step": 2, "images": 16}
     state = train_tiny("alrgan", run, encoders, 6)
