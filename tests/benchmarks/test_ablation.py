@@ -22,12 +22,12 @@ from tests.baselines.commands import differences
 
 TINY = Size(
     "demo",
-    (
+    dict.fromkeys((1, 2, 3), (
         "run.device=cpu", "data.train_images=32", "encoder.images=32", "encoder.batch_size=8",
         "encoder.embedding_dim=16", "encoder.token_dim=8", "model.feature_dim=8",
         "model.discriminator_dim=8", "optim.batch_size=4", "loss.bank=8", "optim.amp=no",
         "run.checkpoint_every=2", "run.log_every=2", "refine.alr.start=0", "refine.alr.ramp=0",
-    ),
+    )),
     {1: 16, 2: 16, 3: 16},
     8,
     6,
