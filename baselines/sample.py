@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from baselines.pictures.sheet import CaptionText
     from baselines.sampling.album import Album
     from baselines.sampling.drawing import Inputs
+    from baselines.sampling.held_out import HeldOut
     from baselines.sampling.pipeline import EncodedCaption, Pipeline
 
 TEST_IMAGES = 8
@@ -93,8 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         texts = given_captions(options)
         pipeline = load(options.run, device=options.device, truncation=options.truncation)
-        real = [] if texts else test_pairs(pipeline)
-        captions = pipeline.read(texts or [text for text, _ in real])
+        shown = [] if texts else shown_without_caption(pipeline)
+        captions = pipeline.read(texts or [pair.caption.text for pair in shown])
         if options.overlays and not pipeline.has_layouts:
             raise UserError(
                 f"--overlays: this {pipeline.run.config.model.name} has no stage that reads words"
@@ -106,13 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         singles=not options.grid,
         sheets=not options.singles,
         all_stages=options.all_stages,
-        overlays=options.overlays or (bool(real) and pipeline.has_layouts),
+        overlays=options.overlays or (bool(shown) and pipeline.has_layouts),
     )
     try:
         if options.interpolate_noise or options.interpolate_captions:
             draw_paths(options, pipeline, captions, album)
         else:
-            draw_captions(options, pipeline, captions, [image for _, image in real], album)
+            draw_captions(options, pipeline, captions, [pair.image for pair in shown], album)
     except OSError as error:
         parser.exit(2, f"{parser.prog}: cannot write the pictures: {one_line(error)}\n")
     print(f"images: {len(album.files)}, sheets: {len(album.pages)}, in {album.folder}")
@@ -164,29 +165,19 @@ def lines_of(content: bytes, name: str) -> list[str]:
     return lines
 
 
-def test_pairs(pipeline: Pipeline) -> list[tuple[str, Tensor]]:
-    """A few captions of the run's test split, spread evenly, with their images.
+def shown_without_caption(pipeline: Pipeline) -> list[HeldOut]:
+    """What is drawn where no caption is given: a few of the run's test split.
 
     Raises:
         DataError: the data set of the run is not where the run found it.
     """
-    from baselines.data import DataError, open_source
-    from baselines.sampling.pipeline import read_caption
+    from baselines.data import DataError
+    from baselines.sampling.held_out import held_out
 
-    config = pipeline.run.config
     try:
-        source = open_source(config.data, "test")
-    except (UserError, OSError) as error:
-        raise DataError(f"no caption given, and the run's own test split: {error}") from error
-    pairs = []
-    for place in range(min(TEST_IMAGES, len(source))):
-        index = place * len(source) // min(TEST_IMAGES, len(source))
-        for text in source.captions(index):
-            caption = read_caption(text, pipeline.vocabulary, config.data.max_words)
-            if any(word in pipeline.vocabulary for word in caption.words):
-                pairs.append((text, source.image(index, pipeline.image_sizes[-1])))
-                break
-    return pairs
+        return held_out(pipeline, TEST_IMAGES)
+    except DataError as error:
+        raise DataError(f"no caption given, and {error}") from error
 
 
 def draw_captions(
