@@ -9,10 +9,12 @@ from typing import Any
 
 from baselines.errors import UserError
 from baselines.metrics.record import RESULT, load_entries
-from baselines.metrics.report import LAST, cell, markdown
+from baselines.metrics.report import LAST, NOTHING, cell, markdown
 from baselines.runs import CONFIG
 
 TRAINED, GIVEN = "trained", "images"
+# Of a configuration, but nothing that was chosen.
+NO_SETTINGS = {"run.device", "sha256"}
 Entry = Mapping[str, Any]
 
 
@@ -64,12 +66,12 @@ def compare(paths: Sequence[Path]) -> str:
         MixedSettingsError, UserError: as of `load_alike`.
     """
     entries = load_alike(paths)
-    names = _names(paths)
+    names = names_of(paths)
     lines = [["metric", *names, "real images"]]
     left_out = []
     for row in dict.fromkeys(row for entry in entries for row in entry["metrics"]):
         facts = [entry["rows"].get(row) for entry in entries]
-        scores = [_measured(entry["metrics"].get(row, {})) for entry in entries]
+        scores = [measured(entry["metrics"].get(row, {})) for entry in entries]
         if not any(scores):
             continue
         known = [fact["settings"] for fact in facts if fact is not None]
@@ -78,7 +80,7 @@ def compare(paths: Sequence[Path]) -> str:
             continue
         shown = next(fact for fact in facts if fact is not None)
         cells = [cell(score, shown) for score in scores]
-        best = _best(scores, shown["better"])
+        best = best_of(scores, shown["better"])
         cells = [f"**{text}**" if n == best else text for n, text in enumerate(cells)]
         real = next(
             (e["metrics"][row][LAST] for e in entries if LAST in e["metrics"].get(row, {})), None
@@ -95,38 +97,50 @@ def compare(paths: Sequence[Path]) -> str:
     environments = [entry["environment"] for entry in entries]
     if any(environment != environments[0] for environment in environments):
         below.append("The machines or versions differ, which moves the last digits.")
-    below += settings_that_differ(paths, names)
+    below += _settings_below(paths, names)
     return "\n".join([*markdown(lines), *below])
 
 
-def settings_that_differ(paths: Sequence[Path], names: Sequence[str]) -> list[str]:
-    """Say in which settings of training the runs differ, a line each."""
+def settings_that_differ(paths: Sequence[Path]) -> dict[str, list[Any]]:
+    """Find the settings of training in which runs differ: by name, the value of each run.
+
+    What a run does not have is "–". Folders of images have no settings at all.
+    """
     configs = []
     for path in paths:
         file = (path if path.is_dir() else path.parent) / CONFIG
         configs.append(
             _flat(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
         )
+    found = {}
+    for key in sorted({key for config in configs for key in config} - NO_SETTINGS):
+        values = [config.get(key, NOTHING) for config in configs]
+        if any(value != values[0] for value in values):
+            found[key] = values
+    return found
+
+
+def _settings_below(paths: Sequence[Path], names: Sequence[str]) -> list[str]:
     lines = []
-    for key in sorted({key for config in configs for key in config}):
-        values = [config.get(key, "–") for config in configs]
-        if any(value != values[0] for value in values) and key not in ("run.device",):
-            named = ", ".join(f"{n}: {v}" for n, v in zip(names, values, strict=True))
-            lines.append(f"- {key}: {named}")
+    for key, values in settings_that_differ(paths).items():
+        named = ", ".join(f"{n}: {v}" for n, v in zip(names, values, strict=True))
+        lines.append(f"- {key}: {named}")
     return ["", "Settings that differ:", *lines] if lines else []
 
 
-def _measured(scores: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The trained images of a run, or those of a folder."""
+def measured(scores: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Of the scores of a row, the one that is compared: of the trained images of a run, or those of a folder."""
     return scores.get(TRAINED, scores.get(GIVEN))
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """Short names of runs: of their folders, or whole paths where those are not enough."""
     names = [path.name if path.is_dir() else path.stem for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-def _best(scores: Sequence[Mapping[str, Any] | None], better: str) -> int | None:
+def best_of(scores: Sequence[Mapping[str, Any] | None], better: str) -> int | None:
+    """The place of the best of several scores; None where that means nothing."""
     values = {n: s["value"] for n, s in enumerate(scores) if s and s["value"] is not None}
     if len(values) < 2 or not better:
         return None

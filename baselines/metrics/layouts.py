@@ -41,16 +41,26 @@ Refined = Callable[[Tensor, Tensor, Tensor], Mapping[str, Tensor]]
 
 
 def run_layouts(run: Run, pairs: Pairs) -> LayoutMaker:
-    """Make the layouts of real images by name: "stage1", ... where the run can, and "damsm".
-
-    The layout encoders of the newest checkpoint are used with the averaged generator; a run
-    without them has the DAMSM layout alone.
-    """
-    refined = refined_layouts(run)
+    """Make the layouts of real images by name, see `real_layouts`; of pairs by their rows."""
+    real = real_layouts(run)
 
     def layouts(images: Tensor, rows: Tensor) -> Mapping[str, Tensor]:
         words = run.encoders.text(pairs.ids[rows].to(images.device), pairs.lengths[rows]).words
-        lengths = pairs.lengths[rows].to(images.device)
+        return real(images, words, pairs.lengths[rows].to(images.device))
+
+    return layouts
+
+
+def real_layouts(run: Run) -> Refined:
+    """Make Θ* of real images by name: "stage1", ... where the run can, and "damsm".
+
+    The layout encoders of the newest checkpoint are used with the averaged generator; a run
+    without them has the DAMSM layout alone. Takes images (B, 3, S, S) in [-1, 1], words (B, E, T)
+    and lengths (B,); gives (B, T, h, w) each.
+    """
+    refined = refined_layouts(run)
+
+    def layouts(images: Tensor, words: Tensor, lengths: Tensor) -> Mapping[str, Tensor]:
         found = {} if refined is None else dict(refined(images, words, lengths))
         return found | {"damsm": damsm_layout(run.encoders.image, images, words, lengths)}
 

@@ -182,29 +182,52 @@ def training_grid(
     table(rows, path, labels=labels, below=captions[:limit])
 
 
+def layout_heat(layout: Tensor, *, side: int = 0, highest: float = 0.0) -> np.ndarray:
+    """The heat of every word's layout as a transparent picture, to be laid over another.
+
+    Args:
+        layout: (T, h, w), non-negative.
+        side: enlarges it bicubically to this side; 0 leaves its own.
+        highest: the value drawn brightest; 0 takes the largest of `layout`, or three times its
+            mean if that is more, so that an undecided layout looks dim everywhere.
+
+    Returns:
+        (T, h, w, 4) in [0, 1]: colour, and how much it covers.
+    """
+    layout = layout.detach().float().cpu().nan_to_num()
+    highest = highest or max(float(layout.max()), 3 * float(layout.mean())) or 1.0
+    if side:
+        enlarged = F.interpolate(layout[None], size=(side, side), mode="bicubic")
+        layout = enlarged[0]
+    # Weak heat is lifted: beside a word that claims its region, the others still show.
+    share = (layout / highest).clamp(0, 1).numpy() ** 0.75
+    heat = matplotlib.colormaps["inferno"](share)
+    heat[..., 3] = 0.85 * share
+    return np.asarray(heat)
+
+
+def dimmed(image: Tensor, side: int) -> np.ndarray:
+    """(side, side, 3) of a picture (3, H, W) in [-1, 1], dark and grey enough to show heat on."""
+    picture = _enlarged(image, side, exact=True).astype(np.float32)
+    return 0.35 * picture + 0.2 * picture.mean(axis=2, keepdims=True)
+
+
 def layout_overlay(image: Tensor, layout: Tensor, side: int, *, highest: float = 0.0) -> np.ndarray:
     """The dimmed picture with the heat of every word's layout on top.
 
     Args:
         image: (3, H, W) in [-1, 1].
-        layout: (T, h, w), non-negative; enlarged bicubically.
+        layout: (T, h, w), non-negative.
         side: of the result in pixels.
-        highest: the value drawn brightest; 0 takes the largest of `layout`, or three times its
-            mean if that is more, so that an undecided layout looks dim everywhere.
+        highest: as of `layout_heat`.
 
     Returns:
         (T, side, side, 3) uint8.
     """
-    layout = layout.detach().float().cpu().nan_to_num()
-    highest = highest or max(float(layout.max()), 3 * float(layout.mean())) or 1.0
-    heat = F.interpolate(layout[None], size=(side, side), mode="bicubic", align_corners=False)[0]
-    # Weak heat is lifted: beside a word that claims its region, the others still show.
-    share = (heat / highest).clamp(0, 1).numpy() ** 0.75
-    picture = _enlarged(image, side, exact=True).astype(np.float32) / 255
-    dimmed = 0.35 * picture + 0.2 * picture.mean(axis=2, keepdims=True)
-    colours = matplotlib.colormaps["inferno"](share)[..., :3]
-    cover = (0.85 * share)[..., None]
-    return np.round(255 * (dimmed * (1 - cover) + colours * cover)).astype(np.uint8)
+    heat = layout_heat(layout, side=side, highest=highest)
+    colours, cover = heat[..., :3], heat[..., 3:]
+    below = dimmed(image, side)
+    return np.round(below * (1 - cover) + 255 * colours * cover).astype(np.uint8)
 
 
 def overlay_sheet(
