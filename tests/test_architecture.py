@@ -135,6 +135,7 @@ TRAINERS = (
     {"runs", "companions", "inventory", "estimate"},
     {"sampling"},
     {"metrics", "conversion"},
+    {"pages"},
 )
 COMMANDS = {"cli", *(path.stem for path in (ROOT / "baselines").glob("*.py"))} - set().union(
     *TRAINERS

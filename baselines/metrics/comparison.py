@@ -129,7 +129,7 @@ def _settings_below(paths: Sequence[Path], names: Sequence[str]) -> list[str]:
 
 
 def measured(scores: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Of the scores of a row, the one that is compared: of the trained images of a run, or those of a folder."""
+    """The score of a row that is compared: of a run's trained images, or of a folder's."""
     return scores.get(TRAINED, scores.get(GIVEN))
 
 

@@ -206,6 +206,21 @@ def layout_heat(layout: Tensor, *, side: int = 0, highest: float = 0.0) -> np.nd
     return np.asarray(heat)
 
 
+def change_heat(before: Tensor, after: Tensor) -> np.ndarray:
+    """Where a picture changed, as heat like that of a layout.
+
+    Args:
+        before: (3, H, W) in [-1, 1].
+        after: the same.
+
+    Returns:
+        (H, W, 4) in [0, 1]; brightest where the colour changed by half of all it could, on average
+        over the channels.
+    """
+    change = (after.float() - before.float()).abs().mean(dim=0) / 2
+    return np.asarray(layout_heat(change[None], highest=0.5)[0])
+
+
 def dimmed(image: Tensor, side: int) -> np.ndarray:
     """(side, side, 3) of a picture (3, H, W) in [-1, 1], dark and grey enough to show heat on."""
     picture = _enlarged(image, side, exact=True).astype(np.float32)
