@@ -2,6 +2,7 @@ import base64
 import io
 import re
 import shutil
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -18,6 +19,7 @@ from baselines.data.vocabulary import Vocabulary
 from baselines.errors import UserError
 from baselines.metrics.images import ImageBatch
 from baselines.metrics.pairs import read_pairs
+from baselines.metrics.record import RESULT, load_entries
 from baselines.pages.charts import chart, thinned
 from baselines.pages.embedded import embedded
 from baselines.pages.report_ranked import _by_overlap, _by_statements, best_and_worst
@@ -166,6 +168,17 @@ def test_what_cannot_be_shown_is_one_line(runs, options, message, tmp_path):
     assert not out.exists()
     with pytest.raises(UserError, match="named twice"):
         report.main([str(runs[0]), str(runs[0])])
+
+
+def test_dots_have_the_colours_of_their_runs(runs, page):
+    """Also where two runs have the same score: at most one of them is found by its value."""
+    elements = Page(page.read_text()).elements
+    styles = [attrs["style"] for _, attrs in elements if attrs.get("class") == "dot"]
+    counts = Counter(style.rpartition("--run: ")[2] for style in styles)
+    for run, colour in zip(runs, ("#0072b2", "#d55e00"), strict=True):
+        entry = load_entries(run / RESULT)[-1]
+        scores = [row.get("trained", {}) for row in entry["metrics"].values()]
+        assert counts[colour] == sum(score.get("value") is not None for score in scores) > 0
 
 
 @needs_browser
