@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
+SEED ?= 0
 
 .PHONY: demo test lint docs clean
 
@@ -15,9 +16,9 @@ $(VENV)/.installed: pyproject.toml
 
 demo: $(VENV)/.installed
 	@echo "== 1/4  DAMSM: text and image encoders learn to match captions with scenes"
-	$(BIN)/python -m baselines.damsm --preset demo --run-dir $(DEMO)/damsm
+	$(BIN)/python -m baselines.damsm --preset demo --set run.seed=$(SEED) --run-dir $(DEMO)/damsm
 	@echo "== 2/4  ALR-GAN on scenes"
-	$(BIN)/python -m baselines.train alrgan --preset demo --encoders $(DEMO)/damsm --run-dir $(DEMO)/alrgan
+	$(BIN)/python -m baselines.train alrgan --preset demo --set run.seed=$(SEED) --encoders $(DEMO)/damsm --run-dir $(DEMO)/alrgan
 	@echo "== 3/4  Pictures of held-out captions"
 	$(BIN)/python -m baselines.sample --run $(DEMO)/alrgan --out $(DEMO)/samples
 	@echo "== 4/4  Before and after training"
