@@ -141,7 +141,10 @@ def differences(subjects: Sequence[Subject]) -> dict[str, list[Any]]:
 
 
 def curves(subjects: Sequence[Subject]) -> dict[str, list[str]]:
-    """A chart for every value of the logs, all runs in each, by panel."""
+    """A chart for every value of the logs, all runs in each, by panel.
+
+    The generator's first, what belongs to no panel last.
+    """
     logs: list[dict[str, list[tuple[float, float]]]] = []
     panels: dict[str, str] = {}
     for subject in subjects:
@@ -154,7 +157,8 @@ def curves(subjects: Sequence[Subject]) -> dict[str, list[str]]:
         }
         panel = panels.get(name, UNKEPT)
         found.setdefault(panel, []).append(chart(name, lines))
-    return found
+    order = sorted(found, key=lambda panel: (panel == UNKEPT, not panel.startswith("G")))
+    return {panel: found[panel] for panel in order}
 
 
 def _log(stats: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
