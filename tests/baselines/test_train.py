@@ -237,21 +237,46 @@ def test_a_damaged_checkpoint_is_named(tmp_path, encoders):
         train_tiny("attngan", tmp_path, encoders, 2)
 
 
-def test_sigterm_saves_and_a_new_start_goes_on(tmp_path, encoders):
+def start_training(run: Path, encoders: Path) -> subprocess.Popen[str]:
+    """`python -m baselines.train` in `run`, which goes on until it is told to stop."""
     command = [sys.executable, "-m", "baselines.train"]
-    command += train_command("attngan", tmp_path / "run", encoders, 5000)
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    stats = tmp_path / "run" / "stats.jsonl"
+    command += train_command("attngan", run, encoders, 5000)
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def stopped_after_a_step(process: subprocess.Popen[str], run: Path) -> int:
+    """Send SIGTERM once `process` has logged a step; returns how many it made and saved."""
+    stats = run / "stats.jsonl"
     deadline = time.monotonic() + 120
     while not (stats.exists() and stats.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    steps = load_torch(checkpoints(tmp_path / "run")[-1])["progress"]["step"]
-    assert 0 < steps < 5000
-    state = train_tiny("attngan", tmp_path / "run", encoders, steps + 2)
-    assert state["progress"]["step"] == steps + 2
+    return load_torch(checkpoints(run)[-1])["progress"]["step"]
+
+
+def test_of_two_trainings_in_one_directory_one_goes_on_and_saves_at_sigterm(tmp_path, encoders):
+    run = tmp_path / "run"
+    both = [start_training(run, encoders) for _ in range(2)]
+    try:
+        deadline = time.monotonic() + 120
+        while all(one.poll() is None for one in both) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        refused, owner = sorted(both, key=lambda one: one.poll() is None)
+        assert refused.wait(1) == 2 and owner.poll() is None
+        (line,) = refused.stderr.read().splitlines()
+        assert line.startswith(f"error: {run}: in use by process {owner.pid} on ")
+        steps = stopped_after_a_step(owner, run)
+        assert 0 < steps < 5000
+    finally:
+        for one in both:
+            one.kill()
+            one.communicate()
+    alone = train_tiny("attngan", tmp_path / "alone", encoders, steps)
+    assert differences(load_torch(checkpoints(run)[-1])["networks"], alone["networks"]) == []
+    assert stats_of(run) == stats_of(tmp_path / "alone")
+    assert train_tiny("attngan", run, encoders, steps + 2)["progress"]["step"] == steps + 2
 
 
 def test_command_reports_errors_in_one_line(tmp_path):
