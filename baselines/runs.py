@@ -2,7 +2,7 @@
 
 - `config.json`: the resolved configuration
 - `vocabulary.json`: the words of the captions
-- `encoders.pt`: DAMSM's text and image encoders
+- `encoders.pt`: DAMSM's text and image encoders; `encoders.safetensors` where a run is published
 - `generator.safetensors`: averaged (EMA) weights of the newest checkpoint
 - `initial.safetensors`: the same before the first step, to compare with
 - `checkpoint-*.pt`: complete training states
@@ -40,12 +40,15 @@ from baselines.training.checkpoint import (
     CheckpointError,
     load_torch,
     load_weights,
+    read_description,
     save_torch,
+    save_weights,
 )
 
 CONFIG = "config.json"
 VOCABULARY = "vocabulary.json"
 ENCODERS = "encoders.pt"
+PUBLISHED_ENCODERS = "encoders.safetensors"
 GENERATOR = "generator.safetensors"
 INITIAL = "initial.safetensors"
 ENCODER_SECTIONS = ("text", "image", "vocabulary", "encoder")
@@ -94,8 +97,18 @@ def save_encoders(encoders: Encoders, path: Path, **facts: Any) -> None:
     save_torch(state, path)
 
 
+def publish_encoders(encoders: Encoders, path: Path) -> None:
+    """Write what `save_encoders` does as safetensors, which strangers open without a pickle."""
+    facts = {"vocabulary": encoders.vocabulary.to_dict(), "encoder": to_dict(encoders.config)}
+    save_weights(_pair(encoders.text, encoders.image), path, **facts)
+
+
+def _pair(text: nn.Module, image: nn.Module) -> nn.Module:
+    return nn.ModuleDict({"text": text, "image": image})
+
+
 def load_encoders(path: Path) -> Encoders:
-    """Read a file of `save_encoders`, or the one in a run directory.
+    """Read a file of `save_encoders` or `publish_encoders`, or the one in a run directory.
 
     Raises:
         CheckpointError: the file is missing, damaged or something else.
@@ -107,6 +120,9 @@ def load_encoders(path: Path) -> Encoders:
     with torch.device("meta"):
         text = build_text_encoder(config, len(vocabulary))
         image = build_image_encoder(config)
+    if path.suffix == ".safetensors":
+        load_weights(_pair(text, image), path)
+        return Encoders(text.eval(), image.eval(), vocabulary, config)
     try:
         text.load_state_dict(state["text"], assign=True)
         image.load_state_dict(state["image"], assign=True)
@@ -118,7 +134,7 @@ def load_encoders(path: Path) -> Encoders:
 
 
 def encoder_settings(path: Path) -> EncoderConfig:
-    """The settings in a file of `save_encoders`, or of the one in a run directory.
+    """The settings in a file that `load_encoders` reads, or of the one in a run directory.
 
     Raises:
         CheckpointError: the file is missing, damaged or something else.
@@ -128,10 +144,18 @@ def encoder_settings(path: Path) -> EncoderConfig:
 
 
 def _encoder_file(path: Path) -> Path:
-    return path / ENCODERS if path.is_dir() else path
+    if not path.is_dir():
+        return path
+    published = path / PUBLISHED_ENCODERS
+    return published if published.exists() and not (path / ENCODERS).exists() else path / ENCODERS
 
 
 def _encoder_state(path: Path) -> dict[str, Any]:
+    """Everything in the file; of a published one all but the weights."""
+    if path.suffix == ".safetensors":
+        facts = read_description(path)
+        require_sections(facts, ("vocabulary", "encoder"), path, "a file of encoders")
+        return facts
     state = load_torch(path)
     require_sections(state, ENCODER_SECTIONS, path, "a file of encoders")
     return state

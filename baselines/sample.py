@@ -48,7 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--run", required=True, help="run directory, or a folder of converted originals")
+    add(
+        "--run",
+        required=True,
+        help="run directory, converted originals, or OWNER/NAME on the Hub",
+    )
     add("stdin", nargs="*", metavar="-", help="read captions from standard input, one a line")
     add("--text", action="append", default=[], metavar="CAPTION", help="may be repeated")
     add("--captions", metavar="FILE", help="UTF-8 text, one caption a line")
@@ -88,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
     check(parser, options)
+    from baselines import hub
     from baselines.sampling.album import Album
     from baselines.sampling.pipeline import load
 
@@ -102,8 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
     except (UserError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {one_line(error)}\n")
+    # What was fetched lies in a cache, and a folder of its name would hide it from then on.
+    beside = Path() if hub.is_name(options.run) else Path(options.run)
     album = Album(
-        Path(options.out or Path(options.run) / "samples"),
+        Path(options.out or beside / "samples"),
         singles=not options.grid,
         sheets=not options.singles,
         all_stages=options.all_stages,

@@ -132,10 +132,11 @@ TRAINERS = (
     {"training"},
     {"refinement"},
     {"hosts"},
-    {"runs", "companions", "inventory", "estimate"},
+    {"runs", "companions", "inventory", "estimate", "hub"},
     {"sampling"},
     {"metrics", "conversion"},
     {"pages"},
+    {"publishing"},
 )
 COMMANDS = {"cli", *(path.stem for path in (ROOT / "baselines").glob("*.py"))} - set().union(
     *TRAINERS

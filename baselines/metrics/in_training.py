@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
 from baselines.errors import UserError
 from baselines.metrics.evaluation import TRAINED, Options, choose, drawn_sets, prepare, real_sets
 from baselines.metrics.measuring import measure
 from baselines.runs import Run
-from baselines.training.checkpoint import save_weights
+from baselines.training.checkpoint import read_description, save_weights
 
 BEST = "best.safetensors"
 PREFIX = "evaluation"
@@ -103,7 +101,5 @@ def best_so_far(path: Path, row: str) -> float:
     """Read the value that the kept weights had; NaN where none were kept, or by another row."""
     if not path.is_file():
         return math.nan
-    with safe_open(str(path), framework="pt") as file:
-        metadata = file.metadata() or {}
-    facts = {name: json.loads(text) for name, text in metadata.items() if name != "sha256"}
+    facts = read_description(path)
     return float(facts["value"]) if facts.get("row") == row else math.nan

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from baselines import hub
 from baselines.data.vocabulary import Vocabulary
 from baselines.errors import UserError
 from baselines.hosts import find_host
@@ -275,18 +276,22 @@ class Pipeline:
 def load(
     run_dir: Path | str, *, device: str = "auto", weights: str = GENERATOR, truncation: float = 0.0
 ) -> Pipeline:
-    """Open a run directory for drawing.
+    """Open a run directory, or a model published on the Hugging Face Hub, for drawing.
 
     Args:
-        run_dir: what `--run-dir` named in training, or a folder of converted originals.
+        run_dir: what `--run-dir` named in training, a folder of converted originals, or
+            "owner/name" (or "owner/name@revision") of a model on the Hub, where no folder of that
+            name is here.
         device: "cpu", "cuda", "cuda:1", ...; "auto" takes the GPU where there is one.
         weights: the file of the run to use; `baselines.runs.INITIAL` is the untrained network.
         truncation: of the noise, see `drawing.seeded_noise`.
 
     Raises:
         CheckpointError: the directory is no run, or a file of it is missing or damaged.
-        ValueError: no such device.
+        UserError: no such device, or no such model on the Hub.
     """
+    if hub.is_name(run_dir):
+        run_dir = hub.fetch(str(run_dir))
     place = pick_device(device)
     run = load_run(run_dir, device=place, weights=weights)
     return Pipeline(run, place, truncation=truncation)

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn
@@ -131,6 +132,23 @@ def load_weights(module: nn.Module, path: Path) -> nn.Module:
     except RuntimeError as error:
         raise CheckpointError(f"{path}: does not fit this network: {error}") from error
     return module
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What `save_weights` noted in the header of a file, without reading the weights.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    require_intact(path)
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+        return {name: json.loads(text) for name, text in metadata.items() if name != "sha256"}
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: its header cannot be read ({error}); restore it from a copy"
+        ) from error
 
 
 def require_intact(path: Path, *, ours: bool = True) -> None:

@@ -13,7 +13,7 @@ from baselines.errors import UserError
 from baselines.hosts import HOSTS
 from tests.support.paths import ROOT
 
-COMMANDS = ("train", "damsm", "stream", "sample", "convert", "evaluate")
+COMMANDS = ("train", "damsm", "stream", "sample", "convert", "publish", "evaluate")
 
 
 def raising(error):
