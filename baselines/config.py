@@ -315,6 +315,13 @@ class RunConfig(Group):
     checkpoint_every: int = setting(1000, "steps between checkpoints", above(0), resume=True)
     keep: int = setting(2, "checkpoints that are kept", above(0), resume=True)
     tensorboard: bool = setting(False, "write events for TensorBoard too", resume=True)
+    tracker: str = setting(
+        "",
+        "package that the log goes to as well, '': none",
+        one_of("", "trackio", "wandb"),
+        resume=True,
+    )
+    project: str = setting("alr-layers", "project of that tracker", resume=True)
 
 
 @dataclass(frozen=True)

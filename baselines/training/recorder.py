@@ -17,6 +17,7 @@ from baselines.config import Config
 from baselines.training.distributed import World
 from baselines.training.stats import Means, StatsWriter
 from baselines.training.terms import Term
+from baselines.training.trackers import open_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,9 @@ class Recorder:
         self.stats = None
         if world.is_main:
             self.stats = StatsWriter(
-                run_dir, resume_step=progress.step, tensorboard=config.run.tensorboard
+                run_dir,
+                resume_step=progress.step,
+                trackers=open_trackers(config, run_dir, progress.step),
             )
         display = Display()
         self.watched = display.isatty()

@@ -1,9 +1,9 @@
-"""What a run says of itself: means kept on the device, one JSON line an interval, TensorBoard."""
+"""What a run says of itself: means kept on the device, one JSON line an interval."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from baselines import files
 from baselines.errors import UserError
 from baselines.training.checkpoint import NonFiniteError
+from baselines.training.trackers import Tracker
 
 PANELS = "panels.json"
 
@@ -83,23 +84,24 @@ class Means:
 
 
 class StatsWriter:
-    """Appends to `stats.jsonl`, and to TensorBoard when asked; resuming drops what came later."""
+    """Appends to `stats.jsonl` and tells the trackers; resuming drops what came later."""
 
-    def __init__(self, run_dir: Path, *, resume_step: int = 0, tensorboard: bool = False) -> None:
+    def __init__(
+        self, run_dir: Path, *, resume_step: int = 0, trackers: Sequence[Tracker] = ()
+    ) -> None:
         self.path = run_dir / "stats.jsonl"
         kept = [line for line in read_stats(self.path) if line["step"] <= resume_step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         files.write_text(self.path, text)
-        self._board = _tensorboard(run_dir, resume_step) if tensorboard else None
+        self._trackers = trackers
         self._panels: dict[str, str] = {}
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line: the step and `values`."""
         files.append_text(self.path, json.dumps({"step": step, **values}) + "\n")
-        if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, step)
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        for tracker in self._trackers:
+            tracker.log(step, numbers)
 
     def describe(self, panels: Mapping[str, str]) -> None:
         """Keep beside the log which values are drawn together, by name, where that has changed."""
@@ -108,9 +110,9 @@ class StatsWriter:
             files.write_json(self.path.with_name(PANELS), self._panels)
 
     def close(self) -> None:
-        """Flush TensorBoard's file."""
-        if self._board is not None:
-            self._board.close()
+        """Let the trackers write out what they keep back."""
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def read_stats(path: Path) -> list[dict[str, Any]]:
@@ -139,13 +141,3 @@ def read_panels(run_dir: Path) -> dict[str, str]:
     """Which values of the log are drawn together, by name; empty for runs of old."""
     path = run_dir / PANELS
     return files.read_json(path) if path.exists() else {}
-
-
-def _tensorboard(run_dir: Path, purge_step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError(
-            "run.tensorboard=true needs the tensorboard package: pip install tensorboard"
-        ) from error
-    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge_step)
