@@ -276,6 +276,9 @@ class OptimConfig(Group):
     legacy_snapshot: int = setting(
         0, "steps after which the average becomes the generator (stackgan), 0: never", at_least(0)
     )
+    sync_batch_norm: bool = setting(
+        False, "batch norms of the host see the batch of all processes, not of each its own"
+    )
     amp: str = setting(
         "no",
         "arithmetic of the step: float32, mixed bf16 or fp16; auto: bf16 where the hardware "

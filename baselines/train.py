@@ -255,6 +255,7 @@ def build_objective(
 
     from baselines.refinement import refinement_terms
     from baselines.training import distributed
+    from baselines.training.norms import synchronise
 
     torch.manual_seed(config.run.seed)
     host = find_host(config.model.name)
@@ -272,6 +273,9 @@ def build_objective(
     )
     for network in objective.networks.values():
         distributed.broadcast(network, world)
+    if config.optim.sync_batch_norm:
+        synchronise(objective.net, world)
+        synchronise(objective.discriminators, world)
     return objective
 
 

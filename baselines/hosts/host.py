@@ -50,7 +50,7 @@ def deferred(place: str) -> Callable[..., Any]:
 
 
 STACKED = deferred("baselines.training.objective:StackedGANObjective")
-STACKED_READS = ("loss.wrong", "loss.kl")
+STACKED_READS = ("loss.wrong", "loss.kl", "optim.sync_batch_norm")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Networks are not wrapped: several of them share one generator pass per step. Gradients are
 averaged over the ranks after each backward, and what couples the samples of a batch (the DAMSM
 losses, the choice of wrong captions) sees the gathered global batch. Batch norms keep per-rank
-statistics, as the originals do per device.
+statistics, as the originals do per device, unless `norms.synchronise` is asked for.
 """
 
 from __future__ import annotations
@@ -182,6 +182,31 @@ def gather(tensor: Tensor, world: World) -> Tensor:
     over the ranks, the parameters receive the gradient of that loss, once.
     """
     return tensor if world.size == 1 else _Gather.apply(tensor, world)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all ranks; backward sums the ranks' gradients of it."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, world: World) -> Tensor:
+        ctx.world = world
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        with world.waiting():
+            dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Sum.apply(grad, ctx.world), None
+
+
+def sum_over_ranks(tensor: Tensor, world: World) -> Tensor:
+    """The sum of a tensor over the ranks, the same on each, differentiably.
+
+    When every rank has a loss of its own and gradients are then averaged over the ranks, the
+    parameters receive the gradient of the mean loss.
+    """
+    return tensor if world.size == 1 else _Sum.apply(tensor, world)
 
 
 def average_gradients(parameters: Iterable[Parameter], world: World) -> None:
