@@ -276,6 +276,12 @@ class OptimConfig(Group):
     legacy_snapshot: int = setting(
         0, "steps after which the average becomes the generator (stackgan), 0: never", at_least(0)
     )
+    checkpoint_activations: bool = setting(
+        False,
+        "compute the activations of the generator's stages again in the backward pass instead of "
+        "keeping them: less memory, more time",
+        resume=True,
+    )
     sync_batch_norm: bool = setting(
         False, "batch norms of the host see the batch of all processes, not of each its own"
     )

@@ -60,8 +60,12 @@ def generator_floats(config: Config) -> float:
     for step in range(doublings):  # upsampled input, convolution and its norm, gate
         inner = g * 2.0 ** (doublings - step)
         total += 3.5 * inner * (8.0 * 2**step) ** 2
-    for side in found[:-1]:
-        total += side**2 * stage_floats(config)
+    stages = [side**2 * stage_floats(config) for side in found[:-1]]
+    if config.optim.checkpoint_activations and stages:
+        # One stage at a time is computed again, from its input.
+        total += max(stages) + g * sum(side**2 for side in found[:-1])
+    else:
+        total += sum(stages)
     return total + 6 * sum(side**2 for side in found)
 
 

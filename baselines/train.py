@@ -256,6 +256,7 @@ def build_objective(
     from baselines.refinement import refinement_terms
     from baselines.training import distributed
     from baselines.training.norms import synchronise
+    from baselines.training.recompute import recompute
 
     torch.manual_seed(config.run.seed)
     host = find_host(config.model.name)
@@ -273,6 +274,8 @@ def build_objective(
     )
     for network in objective.networks.values():
         distributed.broadcast(network, world)
+    if config.optim.checkpoint_activations:
+        recompute(getattr(objective.net, host.stages_of_generator))
     if config.optim.sync_batch_norm:
         synchronise(objective.net, world)
         synchronise(objective.discriminators, world)

@@ -16,6 +16,7 @@ HOST = Host(
     read_original=deferred("baselines.hosts.dfgan.original:read_original"),
     original_names=deferred("baselines.hosts.dfgan.original:original_names"),
     describe=deferred("baselines.hosts.dfgan.original:describe"),
+    stages_of_generator="blocks",
     layouts=False,
     # No context of words enters the features, so nothing would tie an ALRModule to the image.
     layout_source="damsm",
