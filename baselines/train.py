@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +51,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     companions.add_options(parser)
     parser.add_argument("--run-dir", type=Path, required=True)
     add_resume_option(parser)
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--timed",
+        action="store_true",
+        help="with --dry-run: also run a few steps on random images, and say how long the "
+        "training takes here",
+    )
+    args = parser.parse_args(argv)
+    if args.timed and not args.dry_run:
+        parser.error("--timed: has no effect without --dry-run")
+    return args
 
 
 def configure(args: argparse.Namespace) -> Config:
@@ -106,7 +116,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     companion_dir = companions.given(config, args)
     if args.dry_run:
         config = with_encoders(config, args.encoders, args.run_dir)
-        print_config(companions.adopted(config, companion_dir, args.run_dir), "train")
+        config = companions.adopted(config, companion_dir, args.run_dir)
+        print_config(config, "train")
+        if args.timed:
+            print(timed(config, args.encoders, args.run_dir, companion_dir), file=sys.stderr)
         return
     from baselines.start import held
     from baselines.training import distributed
@@ -120,6 +133,32 @@ def main(argv: Sequence[str] | None = None) -> None:
             companion_dir=companion_dir,
             resume=args.resume,
         )
+
+
+def timed(
+    config: Config, encoders_dir: Path | None, run_dir: Path, companion_dir: Path | None
+) -> str:
+    """How long the training takes on this machine, from a few steps that are run.
+
+    Raises:
+        ConfigError: training would take far more memory than there is, or the host's companion is
+            not given.
+        CheckpointError: encoders or companion missing or damaged.
+    """
+    from baselines.estimate import steps
+    from baselines.runs import ENCODERS
+    from baselines.training.distributed import World, pick_device
+    from baselines.trial import expected_time, untrained_encoders
+
+    world = World(device=pick_device(config.run.device))
+    if encoders_dir is None and not (run_dir / ENCODERS).exists():
+        encoders = untrained_encoders(config)
+    else:
+        encoders = required_encoders(encoders_dir, run_dir)
+    config = settled(config, encoders, world)
+    companion = companions.find(config, companion_dir, run_dir)
+    objective = build_objective(config, encoders, world, companion)
+    return expected_time(objective, config, world, steps(config, "train"))
 
 
 def with_encoders(config: Config, encoders: Path | None, run_dir: Path) -> Config:

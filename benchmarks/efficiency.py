@@ -21,23 +21,15 @@ from torch import nn
 from baselines import train
 from baselines.cli import run_command
 from baselines.config import Config
-from baselines.data import Vocabulary
-from baselines.data.loader import Batch
-from baselines.data.scenes import Scenes
 from baselines.errors import UserError
 from baselines.files import write_atomic
-from baselines.hosts import find_host
 from baselines.metrics.report import markdown, significant
-from baselines.networks.encoders import build_image_encoder, build_text_encoder
-from baselines.runs import Encoders
 from baselines.sampling.drawing import Inputs, draw
 from baselines.training.distributed import World, pick_device
-from baselines.training.loop import run_phase
 from baselines.training.objective import GANObjective
+from baselines.trial import random_batch, trial_step, untrained_encoders
 
 REFINEMENT = "alr,lvr"
-# Past every start and ramp, so that all terms are at work.
-FIRST_STEP = 1_000_001
 WARM = 2
 
 
@@ -70,53 +62,15 @@ def configuration(model: str, preset: str, refine: str, settings: Sequence[str])
 
 def build(config: Config, world: World) -> GANObjective:
     """Build a host with untrained encoders."""
-    vocabulary = Vocabulary.build(Scenes.vocabulary_captions())
-    settings = replace(config.encoder, pretrained=False)
-    encoders = Encoders(
-        build_text_encoder(settings, len(vocabulary)),
-        build_image_encoder(settings),
-        vocabulary,
-        settings,
-    )
-    return train.build_objective(replace(config, encoder=settings), encoders, world)
-
-
-def random_batch(config: Config, objective: GANObjective, world: World) -> Batch:
-    """Make images and captions that cost what real ones do."""
-    rng = torch.Generator().manual_seed(0)
-    count, words, size = (
-        config.optim.batch_size,
-        config.data.max_words,
-        config.model.image_sizes[-1],
-    )
-    ids = torch.randint(1, objective.text_encoder.vocabulary_size, (count, words), generator=rng)
-    wrong = find_host(config.model.name).wrong_images
-    batch = Batch(
-        images=torch.rand(count, 3, size, size, generator=rng) * 2 - 1,
-        wrong_images=torch.rand(count, 3, size, size, generator=rng) * 2 - 1 if wrong else None,
-        captions=ids,
-        lengths=torch.randint(words // 2, words + 1, (count,), generator=rng),
-        class_ids=torch.arange(count),
-        keys=tuple(map(str, range(count))),
-        caption_indices=torch.zeros(count, dtype=torch.int64),
-    )
-    return batch.to(world.device)
+    encoders = untrained_encoders(config)
+    return train.build_objective(replace(config, encoder=encoders.config), encoders, world)
 
 
 def cost(name: str, config: Config, world: World, steps: int) -> Cost:
     """Train `steps` steps on one batch and draw it as often."""
     objective = build(config, world)
     batch = random_batch(config, objective, world)
-    scaler = torch.amp.GradScaler(world.device.type, enabled=config.optim.amp == "fp16")
-
-    def step(number: int) -> None:
-        shared = objective.begin(batch, FIRST_STEP + number)
-        for phase in objective.phases:
-            run_phase(phase, objective.phases, [shared], scaler, world)
-        scaler.update()
-        objective.after(FIRST_STEP + number)
-
-    seconds, peak = timed(step, steps, world.device)
+    seconds, peak = timed(trial_step(objective, config, world), steps, world.device)
     text = objective.text_encoder(batch.captions, batch.lengths_cpu)
     widths = config.model.noise_dim, config.model.condition_dim
     noise, eps = (torch.randn(len(batch), width, device=world.device) for width in widths)

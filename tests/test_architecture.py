@@ -132,7 +132,7 @@ TRAINERS = (
     {"training"},
     {"refinement"},
     {"hosts"},
-    {"runs", "companions", "inventory", "estimate", "hub"},
+    {"runs", "companions", "inventory", "estimate", "hub", "trial"},
     {"sampling"},
     {"metrics", "conversion"},
     {"pages"},

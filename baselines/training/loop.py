@@ -195,7 +195,7 @@ def train(
                 break
             world.at("step")
             number = progress.step + 1
-            run_step(objective, parts, number, scaler, world, recorder)
+            run_step(objective, parts, number, scaler, world, recorder.add)
             progress = Progress(number, progress.images + step_images)
             stopping = vote(interrupts.received is not None)
             world.at("records")
@@ -244,17 +244,18 @@ def run_step(
     number: int,
     scaler: torch.amp.GradScaler,
     world: World,
-    recorder: Recorder,
+    record: Callable[[int, Sequence[Term]], None],
 ) -> None:
-    """All phases of one step, over one batch or over several whose gradients add up."""
+    """All phases of one step, over one batch or over several whose gradients add up.
+
+    `record` is given the number of the step and the terms of each phase.
+    """
     moved = [batch.to(world.device) for batch in parts]
     shared = [objective.begin(moved[0], number)] if len(parts) == 1 else None
     for phase in objective.phases:
         # Begun anew for every phase, several batches take the memory of one.
         steps = shared or (objective.begin(b, number, i) for i, b in enumerate(moved))
-        recorder.add(
-            number, run_phase(phase, objective.phases, steps, scaler, world, parts=len(parts))
-        )
+        record(number, run_phase(phase, objective.phases, steps, scaler, world, parts=len(parts)))
     scaler.update()
     objective.after(number)
 

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from baselines import damsm, train
 from baselines.config import Config, ConfigError, override
 from baselines.estimate import GIB, memory, parameters, require_memory, steps, summary
 from baselines.hosts import HOSTS, build_discriminators, build_generator
+from baselines.trial import duration
 from tests.baselines.commands import train_command
 
 ALL_PRESETS = [(host, name) for host in HOSTS for name in HOSTS[host].presets]
@@ -110,6 +112,39 @@ def test_a_dry_run_tells_what_training_takes_beside_the_configuration(tmp_path, 
     # Absurd values are shown, not computed with for ever.
     train.main([*arguments, "--set", "model.stages=1000000", "--set", f"data.max_words={10**30}"])
     assert "e+" in capsys.readouterr().err
+
+
+def test_a_timed_dry_run_tells_how_long_training_takes_here(
+    tmp_path, encoders, capsys, monkeypatch
+):
+    monkeypatch.setattr("baselines.trial.STEPS", 2)
+    arguments = train_command("alrgan", tmp_path / "run", encoders, 1000, "optim.accumulate=2")
+    for given in (arguments, without_encoders(arguments)):
+        train.main([*given, "--dry-run", "--timed"])
+        line = capsys.readouterr().err.splitlines()[-1]
+        found = re.fullmatch(
+            r"time, without loading images: (\d+|\d+\.\d) (s|min|h|days), from 2 steps of "
+            r"([\d.]+) s on cpu with \d+ threads",
+            line,
+        )
+        assert found, line
+        unit = {"s": 1, "min": 60, "h": 3600, "days": 86400}[found[2]]
+        # 1000 steps of one batch are 500 of two; both numbers are shown with rounding.
+        assert float(found[1]) * unit == pytest.approx(500 * float(found[3]), rel=0.3)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(SystemExit):
+        train.main([*arguments, "--timed"])
+    assert "--timed: has no effect without --dry-run" in capsys.readouterr().err
+
+
+def without_encoders(arguments):
+    place = arguments.index("--encoders")
+    return [*arguments[:place], *arguments[place + 2 :]]
+
+
+def test_durations_are_shown_in_the_unit_that_fits():
+    shown = [duration(seconds) for seconds in (42.4, 5000, 90000, 1e6)]
+    assert shown == ["42 s", "83 min", "25.0 h", "11.6 days"]
 
 
 def test_steps_count_the_images_of_all_processes():
