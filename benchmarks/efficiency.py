@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,11 +19,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from baselines import train
+from baselines import companions, train
 from baselines.cli import run_command
 from baselines.config import Config
 from baselines.errors import UserError
 from baselines.files import write_atomic
+from baselines.hosts.mirrorgan.captioner import build_captioner
+from baselines.hosts.mirrorgan.captioner_file import save_captioner
 from baselines.metrics.report import markdown, significant
 from baselines.sampling.drawing import Inputs, draw
 from baselines.training.distributed import World, pick_device
@@ -61,9 +64,16 @@ def configuration(model: str, preset: str, refine: str, settings: Sequence[str])
 
 
 def build(config: Config, world: World) -> GANObjective:
-    """Build a host with untrained encoders."""
+    """Build a host with untrained encoders and, where its losses read one, captioner."""
     encoders = untrained_encoders(config)
-    return train.build_objective(replace(config, encoder=encoders.config), encoders, world)
+    config = replace(config, encoder=encoders.config)
+    if companions.of(config) is None:
+        return train.build_objective(config, encoders, world)
+    words = encoders.vocabulary
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "captioner.pt"
+        save_captioner(build_captioner(config.stream, len(words)), words, config.stream, file)
+        return train.build_objective(config, encoders, world, file)
 
 
 def cost(name: str, config: Config, world: World, steps: int) -> Cost:
@@ -115,6 +125,17 @@ def timed(
         torch.cuda.synchronize(device)
     seconds = (time.perf_counter() - start) / repeats
     return seconds, torch.cuda.max_memory_allocated(device) if cuda else None
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Say what times and memory depend on."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def parameters(network: nn.Module) -> int:
@@ -169,17 +190,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             config = configuration(model, args.preset, refine, args.set)
             costs.append(cost(name, config, world, args.steps))
     print(table(costs))
-    cuda = world.device.type == "cuda"
-    facts: dict[str, Any] = {
-        "preset": args.preset,
-        "settings": args.set,
-        "device": torch.cuda.get_device_name(world.device)
-        if cuda
-        else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+    facts = {"preset": args.preset, "settings": args.set, **machine(world.device)}
     where = f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}"
     print(f"\nPreset {args.preset}, batch {costs[0].batch_size}, {args.steps} steps, {where}.")
     if args.out is not None:

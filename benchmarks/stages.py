@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 from unittest import mock
 
@@ -19,6 +18,7 @@ from benchmarks.cases import PROVIDERS, SHAPES, Case, Shape, has_fused
 from benchmarks.gate import ROOT
 from benchmarks.paths import cases
 from benchmarks.records import Call, Job, Record, is_done, run_jobs
+from benchmarks.training_step import HOSTS
 
 STEP = "benchmarks.training_step"
 PRECISIONS = ("ieee", "bf16x6")
@@ -212,15 +212,16 @@ def paths(stretch: Stretch) -> Iterator[Record]:
 
 
 def training(stretch: Stretch) -> Iterator[Record]:
-    """A training step of each host, by the benchmark of its own where this checkout has it."""
-    if find_spec(STEP) is None:
-        yield {"kind": "training", "text": f"{STEP} is not in this checkout"}
-        return
-    left = max(1.0, stretch.until - time.monotonic())
-    command = [sys.executable, "-m", STEP, "--device", stretch.device.type]
-    try:
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=left)
-    except subprocess.TimeoutExpired:
-        return
-    text = run.stdout if run.returncode == 0 else run.stdout + run.stderr
-    yield {"kind": "training", "text": text[-4000:]}
+    """A training step of each host that has no record yet, in a process of its own."""
+    done = {r.get("host") for r in stretch.records if r.get("kind") == "training"}
+    for host in (name for name in HOSTS.split(",") if name and name not in done):
+        if stretch.is_over():
+            return
+        left = max(1.0, stretch.until - time.monotonic())
+        command = [sys.executable, "-m", STEP, "--device", stretch.device.type, "--hosts", host]
+        try:
+            run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=left)
+        except subprocess.TimeoutExpired:
+            return
+        text = run.stdout if run.returncode == 0 else run.stdout + run.stderr
+        yield {"kind": "training", "host": host, "text": text[-4000:]}

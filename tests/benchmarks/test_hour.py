@@ -1,6 +1,7 @@
 """The first hour on a GPU, rehearsed: order, deadline, going on, and what is answered."""
 
 import json
+import subprocess
 import time
 
 import torch
@@ -58,13 +59,34 @@ def test_records_of_other_sources_answer_nothing():
     assert gpu_hour.done_in([other, mine], "abc") == [mine]
 
 
-def test_every_stage_runs_where_there_is_no_gpu():
+def test_every_stage_runs_where_there_is_no_gpu(monkeypatch):
+    # Minutes of training, which has tests of its own.
+    monkeypatch.setattr(stages, "HOSTS", "")
     at_hand = stretch()
     at_hand.providers = ("eager", "transcription", "channels_last", "copy")
     found = {stage.name: list(stage.run(at_hand)) for stage in STAGES}
     every = [record for records in found.values() for record in records]
     assert not [record["error"] for record in every if "error" in record]
     assert all(found[name] for name in ("quick", "kernels", "phi"))
+
+
+def test_the_training_stage_goes_on_with_the_hosts_that_are_left(monkeypatch):
+    asked = []
+
+    def run(command, *, timeout, **options):
+        host = command[command.index("--hosts") + 1]
+        assert command[2:5] == [stages.STEP, "--device", "cpu"] and 0 < timeout <= 60
+        if host == "stackgan":
+            raise subprocess.TimeoutExpired(command, timeout)
+        asked.append(host)
+        failed = host == "dmgan"
+        return subprocess.CompletedProcess(command, int(failed), f"{host} 1 s", "out of memory")
+
+    monkeypatch.setattr(stages.subprocess, "run", run)
+    found = list(stages.training(stretch([{"kind": "training", "host": "attngan"}])))
+    assert asked == ["dmgan"]
+    assert found == [{"kind": "training", "host": "dmgan", "text": "dmgan 1 sout of memory"}]
+    assert list(stages.training(stretch(seconds=-1))) == []
 
 
 def record(case, provider, p50=None, *, mode="both", size=128, dtype="float32", **more):
