@@ -14,18 +14,19 @@ LARGE = 128
 QUALITY = 90
 
 
-def embedded(picture: Image.Image | np.ndarray) -> str:
+def embedded(picture: Image.Image | np.ndarray, *, exact: bool = False) -> str:
     """A picture as a `data:` address.
 
     Args:
         picture: or pixels (H, W, 3) in 0..255, or (H, W, 4) in [0, 1] as of `layout_heat`. Exact,
             but for opaque pictures of more than 128 pixels a side.
+        exact: those too.
     """
     if isinstance(picture, np.ndarray):
         scale = 255 if picture.shape[-1] == 4 else 1
         picture = Image.fromarray((picture * scale).round().clip(0, 255).astype(np.uint8))
     file = io.BytesIO()
-    if picture.mode == "RGB" and max(picture.size) > LARGE:
+    if not exact and picture.mode == "RGB" and max(picture.size) > LARGE:
         picture.save(file, "JPEG", quality=QUALITY)
         kind = "jpeg"
     else:

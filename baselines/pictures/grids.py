@@ -53,9 +53,9 @@ def to_bytes(images: Tensor) -> Tensor:
     return scaled.round().clamp(0, 255).to(torch.uint8)
 
 
-def to_picture(image: Tensor) -> Image.Image:
-    """One image (3, H, W) in [-1, 1] as a PIL image of the same size."""
-    return Image.fromarray(_pixels(image))
+def to_picture(image: Tensor, side: int = 0) -> Image.Image:
+    """One image (3, H, W) in [-1, 1] as a PIL image of its own size, or `side` pixels high."""
+    return Image.fromarray(_enlarged(image, side, exact=True) if side else _pixels(image))
 
 
 def image_grid(images: Tensor, columns: int, *, padding: int = 2) -> Image.Image:
@@ -245,6 +245,12 @@ def layout_overlay(image: Tensor, layout: Tensor, side: int, *, highest: float =
     return np.round(below * (1 - cover) + 255 * colours * cover).astype(np.uint8)
 
 
+def share_and_peak(channel: Tensor) -> str:
+    """What stands below a word's overlay: the mean of its layout (h, w), and the maximum."""
+    channel = channel.float()
+    return f"mean {100 * channel.mean():.0f} %  peak {100 * channel.max():.0f} %"
+
+
 def overlay_sheet(
     rows: Sequence[OverlayRow], words: Sequence[str], path: Path, *, title: CaptionText = ""
 ) -> None:
@@ -283,8 +289,7 @@ def overlay_sheet(
                 sheet.write([[(0, Word(row.label))]], GAP, top + side // 2 - LINE // 2)
                 sheet.paste(_enlarged(row.image, side, exact=True), margin, top)
             sheet.paste(overlays[r][number], left, top)
-            channel = row.layout[number].float()
-            numbers = f"mean {100 * channel.mean():.0f} %  peak {100 * channel.max():.0f} %"
+            numbers = share_and_peak(row.layout[number])
             sheet.write([[(0, Word(numbers, "note"))]], left, top + side + 1, size=SMALL)
     sheet.save(path)
 

@@ -13,7 +13,7 @@ from baselines.errors import UserError
 from baselines.hosts import HOSTS
 from tests.support.paths import ROOT
 
-COMMANDS = ("train", "damsm", "stream", "sample", "convert", "publish", "evaluate")
+COMMANDS = ("train", "damsm", "stream", "sample", "convert", "publish", "evaluate", "serve", "report")
 
 
 def raising(error):
@@ -76,7 +76,7 @@ try:
     runpy.run_module(f"baselines.{sys.argv.pop(1)}", run_name="__main__", alter_sys=True)
 except SystemExit as end:
     assert not end.code, end.code
-print(*(name for name in ("torch", "torchvision", "timm", "nltk") if name in sys.modules),
+print(*(name for name in ("torch", "torchvision", "timm", "nltk", "gradio") if name in sys.modules),
       file=sys.stderr)
 """
 
