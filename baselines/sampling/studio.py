@@ -19,7 +19,13 @@ from baselines.pictures.grids import (
     share_and_peak,
     to_picture,
 )
-from baselines.sampling.pipeline import Drawings, EncodedCaption, Pipeline, read_caption
+from baselines.sampling.pipeline import (
+    CaptionError,
+    Drawings,
+    EncodedCaption,
+    Pipeline,
+    read_caption,
+)
 
 SIDE = 256  # least height in pixels of what is shown
 KEPT = 24  # drawings that are kept for the next question about them
@@ -155,11 +161,13 @@ class Studio:
         words = [word.text for word in self.words(prompt.text)]
         named = [n for n, word in enumerate(words) if word not in FUNCTION_WORDS]
         numbers = named or list(range(len(words)))
-        for name, pipeline in self.pipelines.items():
-            if pipeline.has_layouts:
+        for name in [n for n, pipeline in self.pipelines.items() if pipeline.has_layouts]:
+            try:
                 drawings = self.draw(name, prompt)
-                layout, caption = drawings.layouts[-1][0], drawings.captions[0]
-                return max(numbers, key=lambda n: _decided(layout, place_of(caption, words, n)))
+            except CaptionError:
+                continue
+            layout, caption = drawings.layouts[-1][0], drawings.captions[0]
+            return max(numbers, key=lambda n: _decided(layout, place_of(caption, words, n)))
         return numbers[-1]
 
     def pictures(self, name: str, prompt: Prompt) -> list[Image.Image]:

@@ -101,6 +101,9 @@ def test_a_caption_is_typed_a_word_clicked_and_replaced(served, addresses, tmp_p
         tab.wait("document.querySelectorAll('#places img').length")
         assert contrast(tab) < 1 / 4.5, "dark on light"
 
+        tab.click("#examples button:nth-child(2)")
+        tab.wait(says("#pictures h2", serve.examples(studio)[1]))
+
         tab.type("#seed input", "7")
         tab.type("#caption textarea, #caption input", TEXT)
         tab.click("#draw")

@@ -159,6 +159,13 @@ class TestWords:
         assert words[2].unknown_to == ("narrow",) and words[3].unknown_to[-1] == "narrow"
         assert len(words[3].unknown_to) == 4
 
+    def test_a_run_that_cannot_draw_the_caption_does_not_choose_the_word(self, pipelines, tmp_path):
+        narrow = baselines.load(make_tiny_run(tmp_path / "narrow"), device="cpu")
+        narrow.run.encoders.vocabulary = Vocabulary(["heart"], unknown=False)
+        both = Studio({"narrow": narrow, "one": pipelines["one"]})
+        alone = Studio({"one": pipelines["one"]})
+        assert both.clearest_word(Prompt(TEXT)) == alone.clearest_word(Prompt(TEXT))
+
     def test_a_cut_word_is_no_place_but_a_message(self, studio):
         text = " ".join(["red star"] * 10)
         assert len(studio.overlays("one", Prompt(text), 0, 17)) == 1
