@@ -20,7 +20,7 @@ def embedded(picture: Image.Image | np.ndarray, *, exact: bool = False) -> str:
     Args:
         picture: or pixels (H, W, 3) in 0..255, or (H, W, 4) in [0, 1] as of `layout_heat`. Exact,
             but for opaque pictures of more than 128 pixels a side.
-        exact: those too.
+        exact: those too, and at once rather than small: for pages that somebody waits for.
     """
     if isinstance(picture, np.ndarray):
         scale = 255 if picture.shape[-1] == 4 else 1
@@ -30,6 +30,6 @@ def embedded(picture: Image.Image | np.ndarray, *, exact: bool = False) -> str:
         picture.save(file, "JPEG", quality=QUALITY)
         kind = "jpeg"
     else:
-        picture.save(file, "PNG", optimize=True)
+        picture.save(file, "PNG", optimize=not exact)
         kind = "png"
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from tests.support.browser import CHROMIUM, FLAGS
 
-PATIENCE = 60  # seconds, for a machine that is busy with other things
+PATIENCE = 120  # seconds, for a machine that is busy with other things
 # The browser reads from file 3 and writes to file 4.
 PIPES = """
 import os, sys
