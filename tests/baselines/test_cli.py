@@ -13,7 +13,17 @@ from baselines.errors import UserError
 from baselines.hosts import HOSTS
 from tests.support.paths import ROOT
 
-COMMANDS = ("train", "damsm", "stream", "sample", "convert", "publish", "evaluate", "serve", "report")
+COMMANDS = (
+    "train",
+    "damsm",
+    "stream",
+    "sample",
+    "convert",
+    "publish",
+    "evaluate",
+    "serve",
+    "report",
+)
 
 
 def raising(error):
