@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from baselines.cli import run_command
 from baselines.errors import UserError
-from baselines.metrics import COCO_DETECTORS, METRICS, PUBLISHED_COUNT, SCENES
+from baselines.metrics import CLIPS, COCO_DETECTORS, METRICS, PUBLISHED_COUNT, SCENES
 from baselines.metrics.extractors import EXTRACTORS
 from baselines.metrics.record import RESULT, store
 from baselines.metrics.report import table
@@ -45,12 +45,45 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--save-images", type=Path, metavar="DIR", help="write the drawn images and their captions"
     )
-    parser.add_argument(
-        "--detector", help=f"for soa: one of {', '.join(COCO_DETECTORS)}, or {SCENES}"
-    )
-    parser.add_argument("--detector-weights", type=Path, metavar="FILE")
+    add_judges(parser)
     add_measuring_options(parser)
     return parser.parse_args(argv)
+
+
+def add_judges(parser: argparse.ArgumentParser) -> None:
+    """Add who judges whether an image fits its caption."""
+    parser.add_argument(
+        "--independent-encoder", type=Path, metavar="RUN",
+        help="also measure R-precision by encoders that the generator was not trained with",
+    )  # fmt: skip
+    parser.add_argument(
+        "--clip", choices=CLIPS,
+        help="for pa, and for R-precision by it: one of OpenAI's CLIPs (pip install "
+        "open_clip_torch); pa is published with ViT-B-32",
+    )  # fmt: skip
+    parser.add_argument(
+        "--clip-weights", type=Path, metavar="FILE", help="instead of the usual download"
+    )
+    parser.add_argument(
+        "--detector",
+        help=f"for soa and counting: one of {', '.join(COCO_DETECTORS)}, or {SCENES}",
+    )
+    parser.add_argument("--detector-weights", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--soa-captions", type=Path, metavar="DIR",
+        help="published lists of captions, label_00_person.pkl, ...: by default every caption that "
+        "names a class",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pa-captions", type=Path, metavar="FILE",
+        help='false captions, lines of {"text": ..., "false": ..., "word": ...}: by default '
+        "every caption with a positional word, and that word turned over",
+    )  # fmt: skip
+    parser.add_argument(
+        "--counts", type=Path, metavar="FILE",
+        help='what captions count, lines of {"text": ..., "counts": {"dog": 2}}: by default '
+        "their number words",
+    )  # fmt: skip
 
 
 def add_measuring_options(parser: argparse.ArgumentParser) -> None:
@@ -84,10 +117,6 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--inception", type=Path, metavar="FILE", help="the same for the Inception asked for"
     )
-    parser.add_argument(
-        "--independent-encoder", type=Path, metavar="RUN",
-        help="also measure R-precision by encoders that the generator was not trained with",
-    )  # fmt: skip
     parser.add_argument(
         "--before-after", action="store_true", help="measure the untrained generator too"
     )
@@ -149,6 +178,9 @@ def options_of(args: argparse.Namespace, cache: Path | None) -> Options:
         samples=args.samples,
         truncation=args.truncation,
         independent=args.independent_encoder,
+        class_captions=args.soa_captions,
+        false_captions=args.pa_captions,
+        counts=args.counts,
         batch_size=args.batch_size,
         seed=args.seed,
         cache=cache,
@@ -164,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from baselines.metrics.detectors import open_detector
     from baselines.metrics.evaluation import evaluate
     from baselines.metrics.given import evaluate_images
+    from baselines.metrics.image_text import open_clip_encoder
     from baselines.runs import INITIAL, load_run
     from baselines.training.distributed import pick_device
 
@@ -173,15 +206,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     detector = None
     if args.detector is not None:
         detector = open_detector(args.detector, file=args.detector_weights, device=device)
+    encoder = None
+    if args.clip is not None:
+        encoder = open_clip_encoder(args.clip, file=args.clip_weights, device=device)
     if args.run is None:
         entry = evaluate_images(
             args.images_from, args.captions, options, reference=args.reference, size=args.size,
-            detector=detector, device=device,
+            detector=detector, encoder=encoder, device=device,
         )  # fmt: skip
     else:
         run = load_run(args.run, device=device)
         before = load_run(args.run, device=device, weights=INITIAL) if args.before_after else None
-        entry = evaluate(run, options, untrained=before, detector=detector)
+        entry = evaluate(run, options, untrained=before, detector=detector, encoder=encoder)
     store(path, entry)
     print(table(entry))
     for warning in entry["warnings"]:

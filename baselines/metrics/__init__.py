@@ -25,10 +25,14 @@ FILES = {
     "pointing": "pointing",
     "agreement": "agreement",
     "soa": "soa",
+    "counting": "counting",
+    "pa": "alignment",
 }
 # Published FID and IS are of 30,000 images; both are biased by the number.
 PUBLISHED_COUNT = 30_000
 SCENES = "scenes"
+# OpenAI's encoders of images and texts, by the names that they are published under.
+CLIPS = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
 COCO_DETECTORS = (
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_resnet50_fpn_v2",

@@ -16,27 +16,26 @@ import torch
 from baselines.config import to_dict
 from baselines.data import open_source
 from baselines.data.scan import scan
-from baselines.data.source import Source
 from baselines.errors import UserError
 from baselines.metrics import METRICS, PUBLISHED_COUNT
 from baselines.metrics.detectors import Detector
 from baselines.metrics.extractors import open_extractor, weights_hash
+from baselines.metrics.image_text import ImageTextEncoder
 from baselines.metrics.images import drawn_batches, real_batches, save_images
+from baselines.metrics.judging import bring, independent_judge, judge
 from baselines.metrics.layouts import run_layouts
 from baselines.metrics.measuring import Results, Sets, measure
-from baselines.metrics.pairs import Pairs, encode_sentences, fingerprint, read_again, read_pairs
+from baselines.metrics.pairs import fingerprint, read_pairs
 from baselines.metrics.spec import (
-    CaptionEncoder,
     EvaluationContext,
     ImageSet,
     MetricError,
     MetricSpec,
 )
-from baselines.runs import GENERATOR, Encoders, Run, load_encoders
+from baselines.runs import GENERATOR, Run
 
 PACKAGES = ("torch", "torchvision", "torchmetrics", "timm", "numpy", "scipy")
 REAL, TRAINED, UNTRAINED = "real", "trained", "untrained"
-INDEPENDENT = "independent"
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,9 @@ class Options:
         independent: a run or file of encoders that the generator was not trained with.
         batch_size: images drawn at once.
         seed: of noise, candidates, shuffles and resampling.
+        class_captions: folder of published lists of captions, for SOA.
+        false_captions: file of false captions, for positional alignment.
+        counts: file of what captions count.
         cache: folder of the real images' features; None keeps none.
         save_images: folder to write the drawn images to.
     """
@@ -66,6 +68,9 @@ class Options:
     samples: int = 1
     truncation: float = 0.0
     independent: Path | None = None
+    class_captions: Path | None = None
+    false_captions: Path | None = None
+    counts: Path | None = None
     batch_size: int = 32
     seed: int = 0
     cache: Path | None = None
@@ -92,8 +97,16 @@ def evaluate(
     *,
     untrained: Run | None = None,
     detector: Detector | None = None,
+    encoder: ImageTextEncoder | None = None,
 ) -> dict[str, Any]:
-    """Measure `run`, beside the `untrained` one where it is given; SOA needs a `detector`.
+    """Measure `run`.
+
+    Args:
+        run: with the generator to measure.
+        options: what to measure.
+        untrained: a run to measure beside it.
+        detector: for SOA and counting.
+        encoder: of images and texts, for positional alignment and R-precision by it.
 
     Returns:
         an entry of `evaluation.json` (see `baselines.metrics.record`).
@@ -106,7 +119,7 @@ def evaluate(
     started = time.perf_counter()
     with torch.inference_mode():
         context, protocol = prepare(run, options, device)
-        context.detector = detector
+        bring(context, options, detector, encoder)
         specs, left_out = choose(options.metrics, context)
         runs = {UNTRAINED: untrained, TRAINED: run}
         drawn = {name: one for name, one in runs.items() if one is not None}
@@ -159,7 +172,7 @@ def prepare(
         encoders=encoders,
         extractors={
             name: open_extractor(name, run.encoders.image, files=options.weights, device=device)
-            for name in dict.fromkeys(options.extractors)
+            for name in wanted_extractors(options)
         },
         vocabulary=run.encoders.vocabulary,
         real_layouts=run_layouts(run, pairs),
@@ -194,27 +207,6 @@ def asked(number: int | None, available: int, option: str, what: str) -> int:
             f"{option} is {number:,}: the split has {available:,} {what}; ask for at most that"
         )
     return number
-
-
-def judge(name: str, encoders: Encoders, pairs: Pairs, device: torch.device) -> CaptionEncoder:
-    """Encode all captions with one pair of encoders."""
-    return CaptionEncoder(
-        name,
-        encoders.image,
-        encode_sentences(pairs, encoders.text, device),
-        weights_hash(encoders.text, encoders.image),
-    )
-
-
-def independent_judge(
-    path: Path, source: Source, pairs: Pairs, max_words: int, device: torch.device
-) -> CaptionEncoder:
-    """Open encoders that the generator was not trained with, and encode all captions with them."""
-    encoders = load_encoders(path)
-    encoders.text.to(device)
-    encoders.image.to(device)
-    again = read_again(source, pairs, encoders.vocabulary, max_words)
-    return judge(INDEPENDENT, encoders, again, device)
 
 
 def real_sets(
@@ -336,6 +328,12 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def wanted_extractors(options: Options) -> list[str]:
+    """Name the extractors that a metric asked for reads; no others are opened."""
+    read = options.metrics is None or any(METRICS[name].uses_features for name in options.metrics)
+    return list(dict.fromkeys(options.extractors)) if read else []
 
 
 def check_names(names: Sequence[str]) -> None:

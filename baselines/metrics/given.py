@@ -24,11 +24,13 @@ from baselines.metrics.evaluation import (
     choose,
     describe,
     environment,
-    independent_judge,
+    wanted_extractors,
 )
 from baselines.metrics.extractors import open_extractor
 from baselines.metrics.features import FeatureSet
+from baselines.metrics.image_text import ImageTextEncoder
 from baselines.metrics.images import ImageBatch, read_image, real_batches
+from baselines.metrics.judging import bring, independent_judge
 from baselines.metrics.measuring import Sets, measure
 from baselines.metrics.pairs import fingerprint, read_pairs
 from baselines.metrics.spec import EvaluationContext, ImageSet
@@ -146,6 +148,7 @@ def evaluate_images(
     reference: Path | None = None,
     size: int | None = None,
     detector: Detector | None = None,
+    encoder: ImageTextEncoder | None = None,
     device: torch.device,
 ) -> dict[str, Any]:
     """Measure a folder of images.
@@ -156,7 +159,8 @@ def evaluate_images(
         options: as of a run; `images` are the first so many of the folder.
         reference: real images to compare with, as a folder or as the .npz of an earlier reference.
         size: side to bring all images to; None: the one that they share.
-        detector: for SOA.
+        detector: for SOA and counting.
+        encoder: of images and texts, for positional alignment and R-precision by it.
         device: where to measure.
 
     Returns:
@@ -167,11 +171,12 @@ def evaluate_images(
     """
     options.check()
     started = time.perf_counter()
-    context = given_context(open_images(folder, captions), size, options, detector, device)
+    context = given_context(open_images(folder, captions), size, options, device)
     with torch.inference_mode():
         if options.independent is not None and captions is not None:
             pair = context.source, context.pairs
             context.encoders = [independent_judge(options.independent, *pair, MAX_WORDS, device)]
+        bring(context, options, detector, encoder)
         sets, real = reference_sets(reference, context, options, device)
         batches = _batches(context.source, context.drawn, context, options, device)
         sets.append((ImageSet(IMAGES, context.drawn), batches))
@@ -196,7 +201,6 @@ def given_context(
     source: GivenImages,
     size: int | None,
     options: Options,
-    detector: Detector | None,
     device: torch.device,
 ) -> EvaluationContext:
     """Open the extractors for a folder of images of one size.
@@ -215,11 +219,10 @@ def given_context(
         seed=options.seed,
         extractors={
             name: open_extractor(name, None, files=options.weights, device=device)
-            for name in dict.fromkeys(options.extractors)
+            for name in wanted_extractors(options)
         },
         reference_facts={"size": size},
         drawn=options.images or len(pairs),
-        detector=detector,
     )
 
 

@@ -1,88 +1,177 @@
-"""Scores by an encoder of images and texts, such as CLIP, which the caller brings.
+"""Encoders of images and texts into one space, such as CLIP: brought by the caller, or by name.
 
-- positional alignment (PA): does the image prefer its caption to one with the place turned over?
-- counting alignment (CA): how far are counted objects from what the caption counts?
+Whoever has another one passes anything with the members of `ImageTextEncoder`.
 """
 
 from __future__ import annotations
 
-import math
+import difflib
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import center_crop, resize
 
-from baselines.metrics.resampling import share
-from baselines.metrics.spec import Score
+from baselines.errors import UserError
+from baselines.metrics import CLIPS
+from baselines.metrics.extractors import weights_hash
 
-LEAST_PREFERENCE = 0.6
+TEXT_BATCH = 256
+PACKAGE = "open_clip_torch"
+# OpenAI's networks have the quick approximation of GELU, which open_clip keeps under other names.
+ARCHITECTURE, TAG = "{}-quickgelu", "openai"
 
 
-class ImageTextModel(Protocol):
-    """How well texts fit images; CLIP ViT-B/32 is what PA is published with."""
+class EncoderError(UserError):
+    """An encoder of images and texts cannot be had; the message says what is missing."""
 
-    def __call__(self, images: Tensor, texts: Sequence[Sequence[str]]) -> Tensor:
-        """Logits (B, K) of the K texts of each of (B, 3, S, S) images in [-1, 1]."""
+
+class ImageTextEncoder(Protocol):
+    """Images and texts into vectors of one space, in which cosines tell what fits.
+
+    name: as published; logit_scale: by which cosines are multiplied before a softmax; settings:
+    what its vectors depend on.
+    """
+
+    name: str
+    logit_scale: float
+    settings: Mapping[str, Any]
+
+    def images(self, images: Tensor) -> Tensor:
+        """(N, E) of (N, 3, H, W) images in [-1, 1]; no unit vectors are expected."""
+        ...
+
+    def texts(self, texts: list[str]) -> Tensor:
+        """(N, E) of N texts."""
         ...
 
 
-def positional_alignment(
-    model: ImageTextModel,
-    cases: Mapping[str, Sequence[tuple[Tensor, str, str]]],
-    *,
-    batch_size: int = 32,
-) -> dict[str, Score]:
-    """Measure PA: the plain mean over positional words of the share of images that are aligned.
+class ImageCode(NamedTuple):
+    """code (N, E), of unit length."""
 
-    An image is aligned if the softmax over its caption and the false one gives the true one more
-    than 0.6.
+    code: Tensor
+
+
+class ImageTextJudge:
+    """Unit vectors of images and texts by one encoder; every text is encoded once.
 
     Args:
-        model: CLIP or another.
-        cases: for every positional word (image (3, S, S), caption, false caption) triples.
-        batch_size: images judged at once.
-
-    Returns:
-        "pa", and "pa/WORD" for every word.
+        encoder: what encodes.
     """
-    scores = {}
-    for word, triples in cases.items():
-        held = []
-        for start in range(0, len(triples), batch_size):
-            part = triples[start : start + batch_size]
-            images = torch.stack([image for image, _, _ in part])
-            logits = model(images, [(true, false) for _, true, false in part]).double()
-            held.append(logits.softmax(dim=1)[:, 0] > LEAST_PREFERENCE)
-        aligned = torch.cat(held)
-        value, error, interval = share(aligned, torch.ones(len(aligned)))
-        scores[f"pa/{word}"] = Score(value, error=error, interval=interval, count=len(aligned))
-    mean = sum(score.value for score in scores.values()) / len(scores) if scores else math.nan
-    errors = [score.error or 0.0 for score in scores.values()]
-    overall = Score(mean, error=math.hypot(*errors) / max(1, len(errors)), count=len(scores))
-    return {"pa": overall, **scores}
+
+    def __init__(self, encoder: ImageTextEncoder) -> None:
+        self.encoder = encoder
+        self.name, self.settings = encoder.name, dict(encoder.settings)
+        self._texts: dict[str, Tensor] = {}
+
+    def __call__(self, images: Tensor) -> ImageCode:
+        """Encode (N, 3, H, W) images in [-1, 1]."""
+        return ImageCode(F.normalize(self.encoder.images(images).float().cpu(), dim=1))
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """(N, E) of N texts; the same text has the same vector to the bit."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        for start in range(0, len(new), TEXT_BATCH):
+            part = new[start : start + TEXT_BATCH]
+            encoded = F.normalize(self.encoder.texts(part).float().cpu(), dim=1)
+            self._texts |= dict(zip(part, encoded, strict=True))
+        return torch.stack([self._texts[text] for text in texts])
+
+    def probabilities(self, codes: Tensor, texts: Sequence[Sequence[str]]) -> Tensor:
+        """(N, K) softmax over the K texts of each of N images.
+
+        Args:
+            codes: (N, E) of the images, as `__call__` gives them.
+            texts: K of each.
+        """
+        vectors = torch.stack([self.texts(each) for each in texts])
+        logits = torch.einsum("ne,nke->nk", codes.double(), vectors.double())
+        return (self.encoder.logit_scale * logits).softmax(dim=1)
 
 
-def counting_alignment(
-    counted: Sequence[Mapping[str, int]], stated: Sequence[Mapping[str, int]]
-) -> Score:
-    """Measure CA: the root mean square error over the classes that a caption counts, lower better.
+class OpenClipEncoder:
+    """A CLIP of the package open_clip.
 
     Args:
-        counted: by class what a counter found in each image; an absent class is 0.
-        stated: by class what the image's caption counts.
-
-    >>> counting_alignment([{"dog": 3}], [{"dog": 1, "cat": 2}]).value
-    2.0
+        network: as open_clip makes it, in eval mode.
+        tokenizer: from a list of texts to ids.
+        name: of the network.
+        device: where it is.
     """
-    if len(counted) != len(stated) or not all(stated):
-        raise ValueError("counting needs a caption that counts something for every image")
-    errors = torch.tensor(
-        [
-            math.sqrt(sum((found.get(k, 0) - n) ** 2 for k, n in said.items()) / len(said))
-            for found, said in zip(counted, stated, strict=True)
-        ],
-        dtype=torch.float64,
-    )
-    error = float(errors.std() / len(errors) ** 0.5) if len(errors) > 1 else None
-    return Score(float(errors.mean()), error=error, count=len(errors))
+
+    def __init__(
+        self, network: torch.nn.Module, tokenizer: Any, name: str, device: torch.device
+    ) -> None:
+        self.network, self.tokenizer, self.name, self.device = network, tokenizer, name, device
+        visual: Any = network.visual
+        size = visual.image_size
+        self.size = size if isinstance(size, int) else int(size[0])
+        shape = (3, 1, 1)
+        self._mean = torch.tensor(visual.image_mean, device=device).reshape(shape)
+        self._std = torch.tensor(visual.image_std, device=device).reshape(shape)
+        scale: Any = network.logit_scale
+        self.logit_scale = float(scale.detach().exp())
+        self.settings: Mapping[str, Any] = {"encoder": name, "weights": weights_hash(network)}
+
+    @torch.inference_mode()
+    def images(self, images: Tensor) -> Tensor:
+        """Encode images as CLIP preprocesses files: 8 bits, bicubic, the centre, normalised."""
+        pixels = images.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+        pixels = resize(
+            pixels, [self.size], interpolation=InterpolationMode.BICUBIC, antialias=True
+        )
+        pixels = center_crop(pixels, [self.size]).to(self.device).float() / 255
+        network: Any = self.network
+        return network.encode_image((pixels - self._mean) / self._std)
+
+    @torch.inference_mode()
+    def texts(self, texts: list[str]) -> Tensor:
+        """Encode texts; those of more than 77 tokens are cut."""
+        network: Any = self.network
+        return network.encode_text(self.tokenizer(texts).to(self.device))
+
+
+def open_clip_encoder(
+    name: str, *, file: Path | None = None, device: torch.device
+) -> ImageTextEncoder:
+    """Open one of OpenAI's CLIPs by the package open_clip.
+
+    Args:
+        name: one of `CLIPS`.
+        file: its weights, in any form that open_clip reads; without it the usual download.
+        device: where to.
+
+    Raises:
+        EncoderError: unknown name, no open_clip, or weights that are missing, unreachable or do
+            not fit.
+    """
+    if name not in CLIPS:
+        nearest = difflib.get_close_matches(name, CLIPS, n=1, cutoff=0.0)[0]
+        raise EncoderError(f"unknown CLIP {name!r}; the nearest is {nearest!r}")
+    if file is not None and not file.is_file():
+        raise EncoderError(f"{file}: no such file of weights of CLIP {name}")
+    try:
+        import open_clip
+    except ImportError as error:
+        raise EncoderError(
+            f"CLIP {name} needs the package {PACKAGE}: pip install {PACKAGE}"
+        ) from error
+    architecture = ARCHITECTURE.format(name)
+    try:
+        network = open_clip.create_model(
+            architecture, pretrained=TAG if file is None else str(file), device=device
+        )
+    except Exception as error:
+        if file is not None:
+            raise EncoderError(
+                f"{file}: not the weights of CLIP {name} ({type(error).__name__})"
+            ) from error
+        raise EncoderError(
+            f"the weights of CLIP {name} could not be fetched ({type(error).__name__}). Fetch them "
+            "elsewhere and give them with --clip-weights FILE"
+        ) from error
+    return OpenClipEncoder(network.eval(), open_clip.get_tokenizer(architecture), name, device)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,10 @@ from baselines.pictures.grids import to_picture
 from baselines.pictures.sheet import save_picture
 from baselines.sampling.drawing import Inputs, draw, seeded_noise
 
+if TYPE_CHECKING:
+    from baselines.metrics.detectors import Detection, Detector
+    from baselines.metrics.image_text import ImageTextJudge
+
 
 @dataclass
 class ImageBatch:
@@ -40,11 +44,12 @@ class ImageBatch:
     sample: int = 0
     layouts: Mapping[str, Tensor] = field(default_factory=dict)
     _components: list[list[Component]] | None = None
+    _detections: list[list[Detection]] | None = None
     _codes: dict[int, Tensor] = field(default_factory=dict)
     _features: dict[str, Features] = field(default_factory=dict)
 
-    def code(self, encoder: ImageEncoder) -> Tensor:
-        """(B, E) of the images by an image encoder."""
+    def code(self, encoder: ImageEncoder | ImageTextJudge) -> Tensor:
+        """(B, E) of the images by an image encoder, or by one of images and texts."""
         if id(encoder) not in self._codes:
             self._codes[id(encoder)] = encoder(self.images).code
         return self._codes[id(encoder)]
@@ -55,6 +60,12 @@ class ImageBatch:
             images = self.images.float().nan_to_num(0.0).cpu()
             self._components = [find_components(image) for image in images]
         return self._components
+
+    def detections(self, detector: Detector) -> list[list[Detection]]:
+        """Find the objects of every image by the one detector of an evaluation."""
+        if self._detections is None:
+            self._detections = detector(self.images)
+        return self._detections
 
     def features(self, extractor: Extractor) -> Features:
         """Give what `extractor` makes of the images."""

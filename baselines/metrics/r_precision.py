@@ -278,7 +278,7 @@ def _row(encoder: CaptionEncoder) -> str:
 
 def _missing(context: EvaluationContext) -> str:
     if not context.encoders:
-        return "it needs DAMSM encoders: give --run or --independent-encoder"
+        return "it needs encoders of captions: give --run, --independent-encoder or --clip"
     if len(context.pairs.class_ids.unique()) < 2:
         return "it needs captions of at least two classes"
     return ""

@@ -7,6 +7,8 @@ published ones, because the rule finds some 12 % more. An image in which nothing
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "soa"
 CONFIDENCE = 0.5
+PUBLISHED_SAMPLES = 3
 HALF = 40
 # Words that name a class, where they are others than the class itself.
 WORDS: Mapping[str, tuple[str, ...]] = {
@@ -101,6 +104,35 @@ def read_caption_list(path: Path) -> list[str]:
     return [_caption(path, number, item) for number, item in enumerate(items)]
 
 
+def read_class_captions(folder: Path, labels: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Read the published lists of a folder: `label_NN_*.pkl`, NN the place of the class.
+
+    Args:
+        folder: with one file a class; classes without a file are left out.
+        labels: of the detector, in the order of MS-COCO's 80 classes.
+
+    Raises:
+        DataError: no such file, or a place that the detector has no label for.
+    """
+    found = {}
+    for path in sorted(folder.glob("label_*.pkl")):
+        match = re.match(r"label_(\d+)_", path.name)
+        if match is None or int(match[1]) >= len(labels):
+            raise DataError(
+                f"{path}: expected label_NN_NAME.pkl with NN below {len(labels)}, the number of "
+                "the detector's labels"
+            )
+        found[labels[int(match[1])]] = frozenset(map(_spaced, read_caption_list(path)))
+    if not found:
+        raise DataError(f"{folder}: no lists of captions, expected label_00_person.pkl, ...")
+    return found
+
+
+def _spaced(caption: str) -> str:
+    """Without line ends and double blanks, in which lists and annotations differ."""
+    return " ".join(caption.split())
+
+
 def _caption(path: Path, number: int, item: Any) -> str:
     if isinstance(item, dict):
         item = item.get("caption")
@@ -152,13 +184,17 @@ class SemanticObjectMetric:
 
     def update(self, batch: ImageBatch) -> None:
         """Take in a batch."""
-        pairs = self.context.pairs
-        for row, found in zip(batch.rows.tolist(), self.detector(batch.images), strict=True):
-            captions = self.context.source.captions(int(pairs.images[row]))
-            caption = captions[int(pairs.captions[row])]
+        found = batch.detections(self.detector)
+        for row, detections in zip(batch.rows.tolist(), found, strict=True):
+            caption, listed = self.context.caption(row), self.context.class_captions
             for label in self.detector.labels:
-                if names_class(caption, label):
-                    self.hits.setdefault(label, []).append(hit(label, found))
+                named = (
+                    names_class(caption, label)
+                    if listed is None
+                    else (_spaced(caption) in listed.get(label, ()))
+                )
+                if named:
+                    self.hits.setdefault(label, []).append(hit(label, detections))
 
     def scores(self) -> Mapping[str, Score]:
         """Give the rates, or none where no caption names a class."""
@@ -168,7 +204,31 @@ class SemanticObjectMetric:
 
 
 def _missing(context: EvaluationContext) -> str:
-    return "" if context.detector is not None else "it needs a detector: give --detector"
+    if context.detector is None:
+        return "it needs a detector: give --detector"
+    if context.class_captions is not None:
+        listed = frozenset[str]().union(*context.class_captions.values())
+        rows = range(min(context.drawn, len(context.pairs)))
+        if not any(_spaced(context.caption(row)) in listed for row in rows):
+            return "no caption that is drawn is in the lists of --soa-captions"
+    return ""
+
+
+def _settings(context: EvaluationContext, part: str) -> Mapping[str, Any]:
+    settings: dict[str, Any] = dict(context.detector.settings) if context.detector else {}
+    if context.class_captions is not None:
+        content = sorted((k, sorted(v)) for k, v in context.class_captions.items())
+        settings["captions"] = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+    return settings
+
+
+def _warnings(context: EvaluationContext) -> list[str]:
+    if context.samples != PUBLISHED_SAMPLES:
+        return [
+            f"SOA of {context.samples} image a caption where published figures are of "
+            f"{PUBLISHED_SAMPLES}: --samples {PUBLISHED_SAMPLES}"
+        ]
+    return []
 
 
 SPEC = MetricSpec(
@@ -177,6 +237,8 @@ SPEC = MetricSpec(
     title=lambda part: f"{part.upper().replace('_', '-')} % ↑",
     percent=True,
     missing=_missing,
-    settings=lambda context, part: context.detector.settings if context.detector else {},
+    settings=_settings,
+    warnings=_warnings,
+    all_samples=True,
     note="SOA of real images is what the detector finds of what their captions name.",
 )

@@ -27,7 +27,9 @@ from baselines.metrics.pairs import Pairs
 from baselines.networks.encoders import ImageEncoder
 
 if TYPE_CHECKING:
+    from baselines.metrics.alignment import FalseCaption
     from baselines.metrics.detectors import Detector
+    from baselines.metrics.image_text import ImageTextJudge
     from baselines.metrics.images import ImageBatch
 
 # From (images (B, 3, S, S), rows of their pairs (B,)) to layouts by stage.
@@ -85,12 +87,12 @@ class ImageSet:
 class CaptionEncoder:
     """Two encoders that judge whether an image fits a caption.
 
-    name: "" for the run's own, which the generator was trained with; image: its image encoder;
-    sentences: (N, E) of all pairs; weights: hash of both networks.
+    name: "" for the run's own, which the generator was trained with; image: from images to an
+    image `code`; sentences: (N, E) of all pairs; weights: hash of both networks.
     """
 
     name: str
-    image: ImageEncoder
+    image: ImageEncoder | ImageTextJudge
     sentences: Tensor
     weights: str
 
@@ -104,7 +106,9 @@ class EvaluationContext:
     vocabulary: of the run; real_layouts: Θ* of given images under the words of given pairs; gamma:
     from which difference on an element of a layout is hard; reference:
     features of the real images, by extractor, gathered before any other set is measured;
-    protocol: what must agree between evaluations that are compared.
+    detector: finds objects; judge: of images and texts, such as CLIP; class_captions: the captions
+    that count for each class, None for all that name it; false_captions, counts: by caption, None
+    for what the captions say themselves.
     """
 
     source: Source
@@ -122,6 +126,10 @@ class EvaluationContext:
     samples: int = 1
     cache: Path | None = None
     detector: Detector | None = None
+    judge: ImageTextJudge | None = None
+    class_captions: Mapping[str, frozenset[str]] | None = None
+    false_captions: Mapping[str, Sequence[FalseCaption]] | None = None
+    counts: Mapping[str, Mapping[str, int]] | None = None
     _stated: dict[int, tuple[tuple[SceneCaption, ...], tuple[CornerBox, ...]]] = field(
         default_factory=dict
     )
@@ -130,6 +138,10 @@ class EvaluationContext:
     def has_scenes(self) -> bool:
         """Whether the source knows what its pictures hold."""
         return isinstance(self.source, Scenes)
+
+    def caption(self, row: int) -> str:
+        """Give the caption of a pair."""
+        return self.source.captions(int(self.pairs.images[row]))[int(self.pairs.captions[row])]
 
     def stated(self, row: int) -> tuple[SceneCaption, tuple[CornerBox, ...]]:
         """Give what the caption of a pair of `scenes` states, and the boxes of its scene."""

@@ -12,10 +12,12 @@ from baselines.data.source import DataError
 from baselines.errors import UserError
 from baselines.metrics import inception
 from baselines.metrics.comparison import MixedSettingsError
+from baselines.metrics.evaluation import Options
 from baselines.metrics.features import MixedStatisticsError
-from baselines.metrics.given import common_size, open_images
+from baselines.metrics.given import common_size, evaluate_images, open_images
 from baselines.metrics.record import load_entries
 from tests.baselines.metrics.test_extractors import Means
+from tests.baselines.metrics.toy_encoder import ToyEncoder
 from tests.support.tiny_run import make_tiny_run
 
 
@@ -150,6 +152,33 @@ def test_saved_images_are_judged_by_encoders_as_the_run_is(tmp_path, network):
     )  # fmt: skip
     assert set(entry["metrics"]) == {"r_precision/independent"}
     assert 0 <= entry["metrics"]["r_precision/independent"]["images"]["value"] <= 1
+
+
+def test_a_strangers_encoder_judges_places_and_captions(tmp_path):
+    """No network is opened that no metric reads."""
+    folder = tmp_path / "ours"
+    folder.mkdir()
+    for number, level in enumerate((255, 0, 255, 0)):
+        Image.new("RGB", (16, 16), (level,) * 3).save(folder / f"{number}.png")
+    captions = tmp_path / "captions.txt"
+    captions.write_text("a cat above a dog\na cat below a dog\na cat below a car\na hat\n")
+    options = Options(
+        metrics=("pa", "r_precision"), extractors=("inception-2015",),
+        weights={"inception-2015": tmp_path / "none.pt"},
+    )  # fmt: skip
+    entry = evaluate_images(
+        folder, captions, options, encoder=ToyEncoder(), device=torch.device("cpu")
+    )
+    pa = entry["metrics"]["pa"]["images"]
+    # The bright image and the dark one are aligned, the other bright one is below nothing.
+    assert {word: score["value"] for word, score in pa["by"].items()} == {"above": 1, "below": 0.5}
+    assert pa["value"] == 0.75
+    by_encoder = entry["metrics"]["r_precision/toy"]["images"]
+    # Three captions have one vector: only the bright image with the caption of its own wins.
+    assert by_encoder["value"] == 0.25
+    rows = entry["rows"]
+    assert rows["pa"]["settings"] == {"encoder": "toy", "false_captions": "opposites"}
+    assert rows["r_precision/toy"]["settings"]["encoders"] == "toy"
 
 
 def test_captions_may_be_lines_and_equal_ones_are_one_class(tmp_path):

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -7,8 +8,16 @@ import torch
 from baselines.data.source import DataError
 from baselines.metrics.detectors import Detection
 from baselines.metrics.images import ImageBatch
+from baselines.metrics.measuring import measure
 from baselines.metrics.pairs import Pairs
-from baselines.metrics.soa import SPEC, hit, names_class, read_caption_list, soa_scores
+from baselines.metrics.soa import (
+    SPEC,
+    hit,
+    names_class,
+    read_caption_list,
+    read_class_captions,
+    soa_scores,
+)
 from baselines.metrics.spec import EvaluationContext, ImageSet
 
 
@@ -62,26 +71,73 @@ def test_published_lists_are_read_without_running_them(tmp_path):
         read_caption_list(tmp_path / "bad.pkl")
 
 
-def test_the_metric_asks_for_the_classes_that_captions_name():
-    class Captions:
-        name, split = "coco", "test"
+class Captions:
+    name, split = "coco", "test"
 
-        def captions(self, index):
-            return (("a dog and a cat", "a dog")[index],)
+    def captions(self, index):
+        return (("a dog and a cat", "a  dog\n")[index],)
 
-    class Finder:
-        labels = ("dog", "cat", "cup")
-        names_colours = False
-        settings: ClassVar = {"detector": "x"}
 
-        def __call__(self, images):
-            return [[Detection("dog", 0.9, (0, 0, 1, 1))] for _ in images]
+class Finder:
+    """Finds a dog in bright images."""
 
+    labels = ("dog", "cat", "cup")
+    names_colours = False
+    settings: ClassVar = {"detector": "x"}
+
+    def __call__(self, images):
+        dog = [Detection("dog", 0.9, (0, 0, 1, 1))]
+        return [dog if image.mean() >= 0 else [] for image in images]
+
+
+def context_of(detector):
     pairs = Pairs(
         *(torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([0, 1])),
         *(torch.zeros(2, 0), torch.zeros(2), 2, 0, 0),
     )
-    context = EvaluationContext(source=Captions(), pairs=pairs, size=8, seed=0)
+    return EvaluationContext(
+        source=Captions(), pairs=pairs, size=8, seed=0, detector=detector, drawn=2
+    )
+
+
+def test_published_lists_say_which_captions_count(tmp_path):
+    for name, captions in (("00_dog", ["a dog", "a bone"]), ("01_cat", ["a tiger"])):
+        (tmp_path / f"label_{name}.pkl").write_bytes(pickle.dumps(captions))
+    context = context_of(Finder())
+    rule = SPEC.settings(context, "soa_c")
+    context.class_captions = read_class_captions(tmp_path, Finder.labels)
+    metric = SPEC.start(context, ImageSet("x", 2))
+    metric.update(ImageBatch(torch.arange(2), torch.zeros(2, 3, 8, 8)))
+    # The caption of both is in no list; that of the dog is, but for its blanks.
+    assert metric.scores()["soa/soa_i"].count == 1
+    assert SPEC.settings(context, "soa_c") != rule and SPEC.missing(context) == ""
+    context.class_captions = {"cat": frozenset({"a tiger"})}
+    assert "no caption that is drawn is in the lists" in SPEC.missing(context)
+    (tmp_path / "label_03_car.pkl").write_bytes(pickle.dumps([]))
+    with pytest.raises(DataError, match=r"label_03_car.pkl: expected .* below 3"):
+        read_class_captions(tmp_path, Finder.labels)
+    with pytest.raises(DataError, match="no lists of captions"):
+        read_class_captions(tmp_path / "none", Finder.labels)
+
+
+def test_every_sample_of_a_caption_counts_as_published():
+    context = context_of(Finder())
+    images = ImageSet("x", 2, samples=3)
+    results = {}
+
+    def batches():
+        for sample, level in enumerate((1.0, -1.0, -1.0)):
+            yield ImageBatch(torch.arange(2), torch.full((2, 3, 8, 8), level), sample)
+
+    results = measure([(images, batches())], context, {"soa": SPEC}, quiet=True)
+    assert results["soa/soa_i"]["x"]["count"] == 9  # two captions name a dog, one a cat
+    assert results["soa/soa_i"]["x"]["value"] == pytest.approx(2 / 9)
+    assert "--samples 3" in SPEC.warnings(context)[0]
+    assert SPEC.warnings(replace(context, samples=3)) == []
+
+
+def test_the_metric_asks_for_the_classes_that_captions_name():
+    context = context_of(None)
     assert SPEC.missing(context) == "it needs a detector: give --detector"
     context.detector = Finder()
     metric = SPEC.start(context, ImageSet("x", 2))
