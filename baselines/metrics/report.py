@@ -30,7 +30,50 @@ def table(entry: Mapping[str, Any]) -> str:
     below = ["", f"{counts['images']:,} captions, {counts['real_images']:,} real images."]
     below += list(dict.fromkeys(facts["note"] for facts in rows.values() if facts["note"]))
     below += [f"Left out: {name}, {reason}." for name, reason in entry["left_out"].items()]
-    return "\n".join([*markdown(lines), *below])
+    drawn = [name for name in columns if name != LAST]
+    parts = by_part(entry, drawn[-1]) if drawn else []
+    return "\n".join([*markdown(lines), *parts, *below, *ties(entry)])
+
+
+def ties(entry: Mapping[str, Any]) -> list[str]:
+    """Say what R-precision would be by lot, wherever a wrong caption was as near as the right."""
+    lines = []
+    for row, scores in entry["metrics"].items():
+        for images, score in scores.items():
+            by_lot = score.get("facts", {}).get("ties_by_lot")
+            if by_lot is not None and abs(by_lot - score["value"]) > 1e-9:
+                title = entry["rows"][row]["title"]
+                shown = cell({"value": by_lot}, entry["rows"][row])
+                lines.append(f"{title}, {images}: {shown} if ties were decided by lot.")
+    return lines
+
+
+def by_part(entry: Mapping[str, Any], images: str) -> list[str]:
+    """Lay out what is known of parts (the number of objects, a relation), a table a metric."""
+    tables: list[str] = []
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row, scores in entry["metrics"].items():
+        by = scores.get(images, {}).get("by")
+        if by:
+            found.setdefault(row.split("/")[0], {})[row] = by
+    for metric, columns in found.items():
+        names = [row.partition("/")[2] or row for row in columns]
+        head = [
+            f"{metric} of {images} images, by",
+            *(_unit(n, entry["rows"][r]) for n, r in zip(names, columns, strict=True)),
+        ]
+        lines = [head]
+        for part in dict.fromkeys(part for by in columns.values() for part in by):
+            shown = (by.get(part, {}) for by in columns.values())
+            values = [{"value": score.get("value")} for score in shown]
+            cells = (cell(v, entry["rows"][r]) for v, r in zip(values, columns, strict=True))
+            lines.append([part, *cells])
+        tables += ["", *markdown(lines)]
+    return tables
+
+
+def _unit(name: str, facts: Mapping[str, Any]) -> str:
+    return f"{name} %" if facts["percent"] else name
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> list[str]:
