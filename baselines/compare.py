@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from baselines.cli import run_command
+from baselines.cli import Parser, run_command
 from baselines.errors import UserError
 from baselines.files import write_atomic
 from baselines.metrics.comparison import compare
@@ -18,7 +18,7 @@ from baselines.metrics.comparison import compare
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m baselines.compare", description=__doc__)
+    parser = Parser(prog="python -m baselines.compare", description=__doc__)
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="run directories or files of evaluate"
     )

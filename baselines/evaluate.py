@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from baselines.cli import run_command
+from baselines.cli import Parser, run_command
 from baselines.errors import UserError
 from baselines.metrics import CLIPS, COCO_DETECTORS, METRICS, PUBLISHED_COUNT, SCENES
 from baselines.metrics.extractors import EXTRACTORS
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m baselines.evaluate", description=__doc__)
+    parser = Parser(prog="python -m baselines.evaluate", description=__doc__)
     subject = parser.add_mutually_exclusive_group(required=True)
     subject.add_argument("--run", type=Path, help="a run directory")
     subject.add_argument("--images-from", type=Path, metavar="DIR", help="a folder of images")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from baselines.cli import run_command
+from baselines.cli import Parser, run_command
 from baselines.errors import UserError
 from baselines.files import write_atomic, write_text
 from baselines.metrics.detectors import COCO_DETECTORS, SCENES, Detector, open_detector
@@ -42,7 +42,7 @@ RESULT = "geneval.json"
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m baselines.geneval", description=__doc__)
+    parser = Parser(prog="python -m baselines.geneval", description=__doc__)
     parser.add_argument("--images-from", type=Path, required=True, metavar="DIR")
     parser.add_argument("--run", type=Path, help="draw the prompts with this run first")
     parser.add_argument("--prompts", type=Path, help="evaluation_metadata.jsonl, with --run")

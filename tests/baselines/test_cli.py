@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from baselines import train
+from baselines import compare, evaluate, geneval, train
 from baselines.cli import run_command
 from baselines.errors import UserError
 from baselines.hosts import HOSTS
@@ -107,16 +107,20 @@ def test_a_dry_run_of_a_preset_does_not_wait_for_torch(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("command", "arguments", "message"),
     [
-        (["attngan"], "the following arguments are required: --run-dir"),
-        (["attngan", "--run-dir", "x", "--sett", "x"], "unrecognized arguments: --sett x"),
-        (["attngan", "--run-dir", "x", "--refine", "lvr"], "argument --refine: invalid choice"),
+        (train, ["attngan"], "the following arguments are required: --run-dir"),
+        (train, ["attngan", "--run-dir", "x", "--sett", "x"], "unrecognized arguments: --sett x"),
+        (train, ["attngan", "--run-dir", "x", "--refine", "lvr"], "argument --refine: invalid"),
+        (evaluate, [], "one of the arguments --run --images-from is required"),
+        (evaluate, ["--run", "x", "--clip", "ViT"], "argument --clip: invalid choice: 'ViT'"),
+        (compare, [], "the following arguments are required: RUN"),
+        (geneval, [], "the following arguments are required: --images-from"),
     ],
 )
-def test_mistyped_options_are_one_line(arguments, message, capsys):
+def test_mistyped_options_are_one_line(command, arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
-        train.main(arguments)
+        command.main(arguments)
     (line,) = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 2 and line.startswith(f"error: {message}") and "--help" in line
 
