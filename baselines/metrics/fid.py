@@ -158,8 +158,8 @@ def few_images(context: EvaluationContext) -> list[str]:
             "fewer make FID larger and IS smaller, so compare only with the same number"
         )
     for name, extractor in context.extractors.items():
-        real = context.reference_facts.get("images", context.drawn)
-        least = min(context.drawn, real)
+        known = context.reference.get(name)
+        least = min(context.drawn, known.count if known is not None else context.drawn)
         if least <= extractor.dimension:
             found.append(
                 f"{least:,} images for {extractor.dimension:,} dimensions of {name}: the "

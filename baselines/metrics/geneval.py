@@ -8,7 +8,6 @@ score is the mean over the six tasks.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 
-from baselines.data.reading import read_lines
+from baselines.data.reading import parse_json, read_lines
 from baselines.data.source import DataError
 from baselines.metrics.detectors import Detection
 from baselines.metrics.relations import Rule, geneval
@@ -61,7 +60,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     for number, line in enumerate(read_lines(path), start=1):
         if line.strip():
             try:
-                found.append(parse_prompt(json.loads(line)))
+                found.append(parse_prompt(parse_json(line)))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise DataError(
                     f"{path}, line {number}: {type(error).__name__} {error}; expected a line like "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from baselines.data.files import FileSource, Record, inside
-from baselines.data.reading import read_lines
+from baselines.data.reading import parse_json, read_lines
 from baselines.data.source import DataError, Source
 from baselines.errors import UserError
 from baselines.metrics.detectors import Detector
@@ -112,13 +111,14 @@ def _read_jsonl(folder: Path, path: Path) -> Iterator[Row]:
             continue
         where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             name, text = row["file_name"], row["text"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            texts = (text,) if isinstance(text, str) else tuple(map(str, text))
+            label = str(row.get("class", texts[0]))
+        except (DataError, KeyError, TypeError, IndexError) as error:
             raise DataError(f"{where}: {type(error).__name__} {error}; expected {_FORM}") from error
-        texts = (text,) if isinstance(text, str) else tuple(text)
         inside(folder, name, where)
-        yield name, texts, str(row.get("class", texts[0]))
+        yield name, texts, label
 
 
 def common_size(source: GivenImages) -> int:

@@ -155,7 +155,7 @@ def soa_scores(hits: Mapping[str, Sequence[bool]]) -> dict[str, Score]:
 
     Returns:
         soa_c: the mean of the classes' rates; soa_i: the rate of all images; top_40, bottom_40: the
-        mean over the 40 classes with most and with fewest images.
+        mean over the 40 classes with most and with fewest images, where there are more.
     """
     if not hits or any(not held for held in hits.values()):
         empty = sorted(name for name, held in hits.items() if not held)
@@ -165,7 +165,9 @@ def soa_scores(hits: Mapping[str, Sequence[bool]]) -> dict[str, Score]:
     right = torch.tensor([float(sum(held)) for held in hits.values()])
     images = torch.tensor([float(len(held)) for held in hits.values()])
     value, error, interval = share(right, images)
-    parts = {"soa_c": list(rates), "top_40": by_count[:HALF], "bottom_40": by_count[-HALF:]}
+    parts = {"soa_c": list(rates)}
+    if len(rates) > HALF:
+        parts |= {"top_40": by_count[:HALF], "bottom_40": by_count[-HALF:]}
     scores = {
         name: Score(sum(rates[label] for label in labels) / len(labels), count=len(labels))
         for name, labels in parts.items()

@@ -104,6 +104,22 @@ def test_two_strangers_are_compared_on_the_same_captions_and_reference(tmp_path,
         compare.main([*map(str, folders)])
 
 
+def test_a_small_reference_is_warned_of_however_many_images_there_are(tmp_path, network):
+    real = folder_of(tmp_path / "real", 3, seed=1)
+    (entry,) = command(folder_of(tmp_path / "ours", 8), network, "--reference", real)
+    assert any("3 images for 3 dimensions" in w["reason"] for w in entry["warnings"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[" * 9999, '{"file_name": "000.png", "text": 5}', '{"file_name": "000.png", "text": []}'],
+)
+def test_a_bad_line_of_captions_is_named(tmp_path, line):
+    (tmp_path / "captions.jsonl").write_text(line)
+    with pytest.raises(DataError, match=r"captions.jsonl, line 1: .*expected"):
+        open_images(folder_of(tmp_path / "ours", 1), tmp_path / "captions.jsonl")
+
+
 def test_without_a_reference_what_compares_is_left_out(tmp_path, network):
     (entry,) = command(folder_of(tmp_path / "ours", 6), network)
     assert "give --reference" in entry["left_out"]["fid"]

@@ -45,6 +45,8 @@ def test_rates_are_averaged_by_class_and_by_image():
     found = soa_scores(hits)
     assert found["soa_c"].value == pytest.approx((0.75 + 0.5 + 0.0) / 3)
     assert found["soa_i"].value == pytest.approx(7 / 20)
+    # Of three classes there are no 40 with fewest images.
+    assert found.keys() == {"soa_c", "soa_i"}
     many = {f"class {n:02d}": [n >= 50] * (n + 1) for n in range(80)}
     found = soa_scores(many)
     assert found["top_40"].value == pytest.approx(30 / 40)
