@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,26 @@ from tqdm import tqdm
 from baselines.cli import Parser, run_command
 from baselines.errors import UserError
 from baselines.files import write_atomic, write_text
+from baselines.metrics import CLIPS
+from baselines.metrics.colours import name_colours
 from baselines.metrics.detectors import COCO_DETECTORS, SCENES, Detector, open_detector
 from baselines.metrics.geneval import (
     METADATA,
     SAMPLES,
+    TASKS,
     Prompt,
     holds,
     read_folder,
     read_prompts,
     task_scores,
 )
+from baselines.metrics.image_text import ImageTextJudge, open_clip_encoder
 from baselines.metrics.images import read_image
 from baselines.metrics.record import plain
 from baselines.metrics.relations import RULES
 from baselines.metrics.report import cell, markdown
 from baselines.metrics.spec import Score
+from baselines.metrics.visor import check, relation_prompt, visor_scores
 from baselines.pictures.sheet import save_picture
 from baselines.sampling.pipeline import load
 from baselines.training.distributed import pick_device
@@ -53,6 +58,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"{SCENES} for drawn scenes, or one of {', '.join(COCO_DETECTORS)}",
     )  # fmt: skip
     parser.add_argument("--detector-weights", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--clip", choices=CLIPS,
+        help="names the colours of what is detected; published with ViT-L-14. Needs "
+        "pip install open_clip_torch",
+    )  # fmt: skip
+    parser.add_argument(
+        "--clip-weights", type=Path, metavar="FILE", help="instead of the usual download"
+    )
     parser.add_argument("--rule", default="geneval", help=f"of relations: {', '.join(RULES)}")
     parser.add_argument(
         "--real", type=Path, metavar="DIR",
@@ -84,8 +97,24 @@ def draw(run: Path, prompts: Path, folder: Path, samples: int, seed: int, device
                 save_picture(picture, target / SAMPLES / f"{sample:05d}.png")
 
 
-def score(folder: Path, detector: Detector, rule: str, device: torch.device) -> dict[str, Score]:
+def score(
+    folder: Path,
+    detector: Detector,
+    rule: str,
+    device: torch.device,
+    judge: ImageTextJudge | None = None,
+) -> dict[str, Score]:
     """Judge every image of a folder in GenEval's layout.
+
+    Args:
+        folder: of one folder a prompt.
+        detector: finds the objects.
+        rule: of relations, in the task "position"; VISOR's scores are by its own.
+        device: where to.
+        judge: names colours; by default the detector does, where it can.
+
+    Returns:
+        GenEval's tasks, and `visor/...` where prompts put one object in a relation to another.
 
     Raises:
         UserError: a prompt asks for what the detector has no label for.
@@ -96,17 +125,53 @@ def score(folder: Path, detector: Detector, rule: str, device: torch.device) -> 
         raise UserError(
             f"the detector has no label for {', '.join(sorted(unknown))}; choose another --detector"
         )
-    verdicts = []
+    verdicts, related = [], []
     for prompt, paths in tqdm(entries, unit="prompt", desc=folder.name, dynamic_ncols=True):
-        if detector.names_colours or not _asks_colour(prompt):
-            images = (read_image(path).to(device)[None] for path in paths)
-            held = [holds(prompt, detector(image)[0], rule=RULES[rule])[0] for image in images]
-            verdicts.append((prompt.tag, held))
-    return task_scores(verdicts)
+        relation = relation_prompt(prompt)
+        judged = detector.names_colours or judge is not None or not _asks_colour(prompt)
+        if not judged and relation is None:
+            continue
+        held, outcomes = [], []
+        for path in paths:
+            image = read_image(path).to(device)
+            found = detector(image[None])[0]
+            if judged:
+                colour_of = None if judge is None else name_colours(judge, image)
+                held.append(holds(prompt, found, rule=RULES[rule], colour_of=colour_of)[0])
+            if relation is not None:
+                outcomes.append(check(relation, found))
+        verdicts += [(prompt.tag, held)] if judged else []
+        related += [outcomes] if relation is not None else []
+    # VISOR-N needs as many samples of every prompt.
+    samples = min(map(len, related), default=0)
+    visor = visor_scores([outcomes[:samples] for outcomes in related]) if samples else {}
+    return task_scores(verdicts) | {f"visor/{name}": score for name, score in visor.items()}
 
 
 def _asks_colour(prompt: Prompt) -> bool:
     return any(wanted.colour is not None for wanted in prompt.include)
+
+
+def warnings_of(
+    args: argparse.Namespace,
+    scores: Mapping[str, Score],
+    detector: Detector,
+    judge: ImageTextJudge | None,
+) -> list[str]:
+    """Say what must be known to read the scores."""
+    found = []
+    if judge is None and not detector.names_colours:
+        found.append(
+            f"left out what asks for a colour: {args.detector} names none; give --clip ViT-L-14"
+        )
+    missing = [task for task in TASKS if task not in scores]
+    if missing:
+        found.append(f"overall is the mean without {', '.join(missing)}")
+    if args.real is None:
+        found.append(
+            "what the detector finds of real images of such prompts is not known; give --real DIR"
+        )
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -118,11 +183,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--run and --prompts belong together: the prompts that the run draws")
     device = pick_device(args.device)
     detector = open_detector(args.detector, file=args.detector_weights, device=device)
+    judge = None
+    if args.clip is not None:
+        encoder = open_clip_encoder(args.clip, file=args.clip_weights, device=device)
+        judge = ImageTextJudge(encoder)
     if args.run is not None:
         draw(args.run, args.prompts, args.images_from, args.samples, args.seed, args.device)
-    columns = {"images": score(args.images_from, detector, args.rule, device)}
+    columns = {"images": score(args.images_from, detector, args.rule, device, judge)}
     if args.real is not None:
-        columns["real images"] = score(args.real, detector, args.rule, device)
+        columns["real images"] = score(args.real, detector, args.rule, device, judge)
     tasks = list(dict.fromkeys(task for scores in columns.values() for task in scores))
     shown = {"percent": True}
     lines = [["task, %", *columns]]
@@ -130,11 +199,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         cells = (scores.get(task) for scores in columns.values())
         lines.append([task, *(cell(plain(s) if s else None, shown) for s in cells)])
     print("\n".join(markdown(lines)))
-    if not detector.names_colours:
-        print(f"Left out: prompts that ask for a colour, {args.detector} names none.")
+    warnings = warnings_of(args, columns["images"], detector, judge)
+    for warning in warnings:
+        print(f"WARNING: {warning}.")
     report: dict[str, Any] = {
         "images": str(args.images_from),
-        "settings": {**detector.settings, "rule": args.rule},
+        "settings": {
+            **detector.settings,
+            "rule": args.rule,
+            **({} if judge is None else {"colours": judge.settings}),
+        },
+        "warnings": warnings,
         "scores": {
             name: {task: plain(score) for task, score in scores.items()}
             for name, scores in columns.items()

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,13 +29,15 @@ class DetectorError(UserError):
 class Detection:
     """One object found: its label, the detector's confidence, its box, its colour if it says so.
 
-    The box is (left, top, right, bottom) in shares of the picture's width and height.
+    The box is (left, top, right, bottom) in shares of the picture's width and height; the mask says
+    which of its pixels (H, W) are the object's, where the detector tells.
     """
 
     label: str
     score: float
     box: CornerBox
     colour: str | None = None
+    mask: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 class Detector(Protocol):
@@ -83,7 +85,8 @@ class CocoDetector:
     """One of torchvision's detectors, trained on COCO.
 
     Args:
-        network: takes a list of (3, H, W) in [0, 1], gives boxes, labels and scores of each.
+        network: takes a list of (3, H, W) in [0, 1], gives boxes, labels and scores of each, and
+            masks where it knows them.
         categories: names by label; "N/A" and "__background__" are none.
         name: of the network.
     """
@@ -103,12 +106,16 @@ class CocoDetector:
         found = []
         for result in self.network(list(pixels)):
             boxes = result["boxes"].cpu() / torch.tensor([width, height, width, height])
-            rows = zip(
-                boxes.tolist(), result["labels"].tolist(), result["scores"].tolist(), strict=True
-            )
+            # Mask R-CNN gives (N, 1, H, W) probabilities, the others nothing.
+            masks = [m[0].cpu() >= 0.5 for m in result.get("masks", ())] or [None] * len(boxes)
+            labels, scores = result["labels"].tolist(), result["scores"].tolist()
             detections = [
-                Detection(self.categories[label], score, (box[0], box[1], box[2], box[3]))
-                for box, label, score in rows
+                Detection(
+                    self.categories[label], score, (box[0], box[1], box[2], box[3]), mask=mask
+                )
+                for box, label, score, mask in zip(
+                    boxes.tolist(), labels, scores, masks, strict=True
+                )
             ]
             found.append(sorted(detections, key=lambda detection: -detection.score))
         return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from baselines.metrics.detectors import Detection
+from baselines.metrics.geneval import Prompt
 from baselines.metrics.relations import Rule, visor
 from baselines.metrics.resampling import share
 from baselines.metrics.spec import Score
@@ -22,6 +23,16 @@ class RelationPrompt:
     first: str
     relation: str
     second: str
+
+
+def relation_prompt(prompt: Prompt) -> RelationPrompt | None:
+    """Read a prompt of GenEval's that puts one object in a relation to one other, or None."""
+    if len(prompt.include) != 2 or any(wanted.count != 1 for wanted in prompt.include):
+        return None
+    second, first = prompt.include
+    if first.position is None:
+        return None
+    return RelationPrompt(first.label, first.position[0], second.label)
 
 
 def check(

@@ -42,6 +42,24 @@ def test_torchvisions_boxes_become_shares_and_labels_names():
     ]
 
 
+def test_masks_come_with_their_boxes():
+    class Network(torch.nn.Module):
+        def forward(self, images):
+            masks = torch.zeros(2, 1, 4, 4)
+            masks[0, 0, 1], masks[1, 0, 2] = 0.5, 0.49
+            boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]]).expand(2, 4)
+            return [
+                {
+                    "boxes": boxes, "labels": torch.tensor([1, 1]), "masks": masks,
+                    "scores": torch.tensor([0.3, 0.6]),
+                }
+            ]  # fmt: skip
+
+    (found,) = CocoDetector(Network(), ["__background__", "person"], "x")(torch.zeros(1, 3, 4, 4))
+    assert [d.score for d in found] == pytest.approx([0.6, 0.3])
+    assert [int(d.mask.sum()) for d in found] == [0, 4] and found[1].mask[1].all()
+
+
 def test_a_file_of_weights_is_read_and_a_wrong_one_is_named(tmp_path):
     from torchvision.models import get_model
 

@@ -1,11 +1,15 @@
 import json
+from typing import ClassVar
 
 import pytest
+import torch
+from PIL import Image
 
 from baselines import geneval as command
 from baselines.data.scenes import Scenes
 from baselines.data.source import DataError
 from baselines.errors import UserError
+from baselines.metrics.colours import cut_out
 from baselines.metrics.detectors import Detection
 from baselines.metrics.geneval import (
     Prompt,
@@ -155,11 +159,84 @@ def test_the_command_scores_real_scenes_right_and_drawn_ones_beside(tmp_path, ca
     assert report["settings"] == {
         "detector": "scenes", "finding": "graded", "rule": "dominant_axis",
     }  # fmt: skip
+    # VISOR's scores stand beside: what is there, and where, given that it is.
+    real, drawn = scores["real images"], scores["images"]
+    assert real["visor/object_accuracy"]["value"] == real["visor/unconditional"]["value"] == 1.0
+    assert drawn["visor/unconditional"]["value"] <= drawn["visor/object_accuracy"]["value"] < 0.5
+    assert "visor/visor_2" in drawn and "visor/visor_3" not in drawn
+    assert report["warnings"] == [
+        "overall is the mean without single_object, two_object, counting, color_attr"
+    ]
     entries = read_folder(tmp_path / "drawn")
     assert [len(images) for _, images in entries] == [2] * len(prompts)
     assert "real images" in capsys.readouterr().out
     with pytest.raises(UserError, match="is not empty"):
         command.draw(run, tmp_path / "prompts.jsonl", tmp_path / "drawn", 1, 0, "cpu")
+
+
+def test_an_encoder_names_the_colours_that_a_detector_does_not(tmp_path, monkeypatch, capsys):
+    """A red bench on green grass, found with its mask."""
+
+    class Finder:
+        labels = ("bench",)
+        names_colours = False
+        settings: ClassVar = {"detector": "finder"}
+
+        def __call__(self, images):
+            mask = images[0, 0] > 0
+            return [[Detection("bench", 0.9, (0.0, 0.0, 1.0, 1.0), mask=mask)]]
+
+    picture = Image.new("RGB", (8, 8), (0, 200, 0))
+    picture.paste((200, 0, 0), (3, 3, 6, 6))
+    for number, colour in enumerate(("red", "green")):
+        folder = tmp_path / f"{number:05d}"
+        (folder / "samples").mkdir(parents=True)
+        picture.save(folder / "samples" / "0.png")
+        include = [{"class": "bench", "count": 1, "color": colour}]
+        line = {"tag": "colors", "include": include, "prompt": f"a {colour} bench"}
+        (folder / "metadata.jsonl").write_text(json.dumps(line))
+    monkeypatch.setattr(command, "open_detector", lambda *args, **kwargs: Finder())
+    monkeypatch.setattr(command, "open_clip_encoder", lambda *args, **kwargs: Hues())
+    options = ["--images-from", str(tmp_path), "--device", "cpu"]
+    command.main([*options, "--clip", "ViT-L-14"])
+    report = json.loads((tmp_path / "geneval.json").read_text())
+    # The red one is right, the one that asks for green is not.
+    assert report["scores"]["images"]["colors"]["value"] == 0.5
+    assert report["settings"]["colours"] == {"encoder": "hues"}
+    assert any("--real DIR" in warning for warning in report["warnings"])
+    command.main(options)
+    report = json.loads((tmp_path / "geneval.json").read_text())
+    assert report["scores"]["images"].keys() == {"overall"}
+    assert "names none; give --clip" in capsys.readouterr().out
+
+
+class Hues:
+    """Sees how much redder, greener and bluer than grey an image is; texts name a colour or not."""
+
+    name, logit_scale = "hues", 1.0
+    settings: ClassVar = {"encoder": "hues"}
+
+    def images(self, images):
+        means = images.mean(dim=(2, 3))
+        return means - means.mean(dim=1, keepdim=True)
+
+    def texts(self, texts):
+        hues = {"red": (2.0, -1, -1), "green": (-1.0, 2, -1), "blue": (-1.0, -1, 2)}
+        named = (next((hues[c] for c in hues if f" {c}" in text), (0.0, 0, 0)) for text in texts)
+        return torch.tensor(list(named))
+
+
+def test_objects_are_cut_out_with_grey_around_their_mask():
+    image = torch.arange(48.0).reshape(3, 4, 4)
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[1, 2] = True
+    cut = cut_out(image, Detection("x", 1.0, (0.3, 0.25, 0.9, 0.5), mask=mask))
+    assert cut.shape == (3, 1, 3)
+    assert cut[0, 0].tolist() == pytest.approx([0.2, 6.0, 0.2])  # 153 of 255
+    # A box without area on the border is a pixel.
+    assert cut_out(image, Detection("x", 1.0, (1.0, 1.0, 1.0, 1.0))).tolist() == [
+        [[15.0]], [[31.0]], [[47.0]],
+    ]  # fmt: skip
 
 
 def test_bad_folders_and_options_are_named(tmp_path):

@@ -1,7 +1,8 @@
 import pytest
 
 from baselines.metrics.detectors import Detection
-from baselines.metrics.visor import RelationPrompt, check, visor_scores
+from baselines.metrics.geneval import Prompt, Wanted
+from baselines.metrics.visor import RelationPrompt, check, relation_prompt, visor_scores
 
 PROMPT = RelationPrompt("dog", "left of", "cat")
 LEFT, RIGHT = (0.0, 0.4, 0.2, 0.6), (0.7, 0.4, 0.9, 0.6)
@@ -21,6 +22,16 @@ def test_any_pair_with_the_right_sign_will_do():
 def test_one_object_is_not_both_of_a_pair():
     twins = RelationPrompt("dog", "left of", "dog")
     assert check(twins, [Detection("dog", 0.5, LEFT)]) == (False, False)
+
+
+def test_prompts_of_geneval_that_relate_two_objects_are_visors():
+    cat, above = Wanted("cat", 1), Wanted("dog", 1, position=("above", 0))
+    assert relation_prompt(Prompt("position", "", (cat, above))) == RelationPrompt(
+        "dog", "above", "cat"
+    )
+    two = Wanted("dog", 2, position=("above", 0))
+    for include in ((cat,), (cat, Wanted("dog", 1)), (cat, two), (cat, above, above)):
+        assert relation_prompt(Prompt("x", "", include)) is None
 
 
 def test_conditional_and_unconditional_are_told_apart():
