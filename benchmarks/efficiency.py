@@ -7,13 +7,15 @@ machine at hand. Images and captions are random: no data set and no encoders are
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import json
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -24,8 +26,7 @@ from baselines.cli import run_command
 from baselines.config import Config
 from baselines.errors import UserError
 from baselines.files import write_atomic
-from baselines.hosts.mirrorgan.captioner import build_captioner
-from baselines.hosts.mirrorgan.captioner_file import save_captioner
+from baselines.hosts import HOSTS
 from baselines.metrics.report import markdown, significant
 from baselines.sampling.drawing import Inputs, draw
 from baselines.training.distributed import World, pick_device
@@ -41,7 +42,8 @@ class Cost:
     """Of one host under one setting.
 
     parameters: of each network, in training; step_seconds: mean of one training step; peak_bytes:
-    on the GPU during it, None on a CPU; image_seconds: of one image drawn in a batch.
+    most during it, allocated on a GPU, else resident in the whole process, libraries included, and
+    None where the system does not tell; image_seconds: of one image drawn in a batch.
     """
 
     name: str
@@ -64,15 +66,15 @@ def configuration(model: str, preset: str, refine: str, settings: Sequence[str])
 
 
 def build(config: Config, world: World) -> GANObjective:
-    """Build a host with untrained encoders and, where its losses read one, captioner."""
+    """Build a host with untrained encoders, and an untrained network that its losses read."""
     encoders = untrained_encoders(config)
     config = replace(config, encoder=encoders.config)
-    if companions.of(config) is None:
+    companion = companions.of(config)
+    if companion is None:
         return train.build_objective(config, encoders, world)
-    words = encoders.vocabulary
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "captioner.pt"
-        save_captioner(build_captioner(config.stream, len(words)), words, config.stream, file)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / companion.file
+        companion.untrained(config, encoders.vocabulary, file)
         return train.build_objective(config, encoders, world, file)
 
 
@@ -94,9 +96,12 @@ def cost(name: str, config: Config, world: World, steps: int) -> Cost:
         )
     networks = {n: net for n, net in objective.networks.items() if n not in ("average", "balance")}
     networks |= {"text encoder": objective.text_encoder, "image encoder": objective.image_encoder}
+    companion = companions.of(config)
+    if companion is not None:
+        networks[companion.option] = getattr(objective, companion.option)
     return Cost(
         name,
-        {n: parameters(net) for n, net in networks.items()},
+        {n: count for n, net in networks.items() if (count := parameters(net))},
         seconds,
         peak,
         drawing / len(batch),
@@ -108,9 +113,12 @@ def cost(name: str, config: Config, world: World, steps: int) -> Cost:
 def timed(
     call: Callable[[int], object], repeats: int, device: torch.device
 ) -> tuple[float, int | None]:
-    """Give the mean seconds of a call after warming up, and on a GPU the most bytes allocated.
+    """Give the mean seconds of a call after warming up, and the most memory it took.
 
     A mean, not a median: what is done every so many steps is part of the price.
+
+    Returns:
+        seconds, and bytes as `Cost.peak_bytes` has them.
     """
     for number in range(WARM):
         call(number)
@@ -118,13 +126,31 @@ def timed(
     if cuda:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
+    else:
+        forget_peak()
     start = time.perf_counter()
     for number in range(repeats):
         call(WARM + number)
     if cuda:
         torch.cuda.synchronize(device)
     seconds = (time.perf_counter() - start) / repeats
-    return seconds, torch.cuda.max_memory_allocated(device) if cuda else None
+    return seconds, torch.cuda.max_memory_allocated(device) if cuda else resident_peak()
+
+
+def forget_peak() -> None:
+    """Let the most memory that the process ever had be what it has now, where Linux allows it."""
+    gc.collect()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def resident_peak() -> int | None:
+    """Give the most bytes that the process had in memory since `forget_peak`; None off Linux."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return None
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -170,7 +196,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.efficiency", description=__doc__)
     parser.add_argument("--preset", default="demo")
-    parser.add_argument("--hosts", default="attngan,dmgan,stackgan,dfgan")
+    parser.add_argument(
+        "--hosts", help="some of them, with commas between; by default all that have the preset"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="GROUP.KEY=VALUE")
     parser.add_argument("--steps", type=int, default=32, help="timed steps of each host")
     parser.add_argument("--device", default="auto")
@@ -184,15 +212,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.steps < 1:
         raise UserError(f"--steps {args.steps}: expected 1 or more")
     world = World(device=pick_device(args.device))
+    # ALR-GAN is AttnGAN with the refinement that every host is measured with.
+    able = [n for n, host in HOSTS.items() if args.preset in host.presets and n != "alrgan"]
     costs = []
-    for model in args.hosts.split(","):
+    for model in args.hosts.split(",") if args.hosts else able:
         for refine, name in (("", model), (REFINEMENT, f"{model} + ALR + LVR")):
             config = configuration(model, args.preset, refine, args.set)
             costs.append(cost(name, config, world, args.steps))
     print(table(costs))
     facts = {"preset": args.preset, "settings": args.set, **machine(world.device)}
     where = f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}"
-    print(f"\nPreset {args.preset}, batch {costs[0].batch_size}, {args.steps} steps, {where}.")
+    memory = "allocated" if world.device.type == "cuda" else "resident in the whole process"
+    print(
+        f"\nPreset {args.preset}, batch {costs[0].batch_size}, {args.steps} steps, {where}; most "
+        f"memory {memory} during a step."
+    )
     if args.out is not None:
         content = {**facts, "costs": [asdict(found) for found in costs]}
         text = json.dumps(content, indent=2) + "\n"

@@ -68,6 +68,8 @@ class Companion:
     load: file, the run's vocabulary -> the network.
     convert: converted networks, their vocabulary, file -> those that were written to it: all of its
         parts, or none where one is missing.
+    untrained: config, vocabulary, file -> nothing; writes a fresh network to it, as good as any
+        other for measuring what it costs.
     """
 
     option: str
@@ -77,6 +79,7 @@ class Companion:
     settings: Callable[[Config, Path], Config]
     load: Callable[[Path, Vocabulary], nn.Module]
     convert: Callable[[Sequence[nn.Module], Vocabulary, Path], Sequence[nn.Module]]
+    untrained: Callable[[Config, Vocabulary, Path], None]
 
 
 @dataclass(frozen=True)

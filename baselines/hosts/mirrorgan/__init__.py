@@ -11,6 +11,7 @@ CAPTIONER = Companion(
     settings=deferred("baselines.hosts.mirrorgan.captioner_file:with_settings"),
     load=deferred("baselines.hosts.mirrorgan.captioner_file:load_captioner"),
     convert=deferred("baselines.hosts.mirrorgan.captioner_file:convert"),
+    untrained=deferred("baselines.hosts.mirrorgan.captioner_file:save_untrained"),
 )
 
 HOST = Host(

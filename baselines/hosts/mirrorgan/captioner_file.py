@@ -36,6 +36,12 @@ def save_captioner(
     save_torch(state, path)
 
 
+def save_untrained(config: Config, vocabulary: Vocabulary, path: Path) -> None:
+    """Write a fresh captioner of `config.stream`; nothing is fetched."""
+    captioner = build_captioner(config.stream, len(vocabulary))
+    save_captioner(captioner, vocabulary, config.stream, path)
+
+
 def load_captioner(path: Path, vocabulary: Vocabulary) -> Captioner:
     """Read a file of `save_captioner`, in evaluation mode.
 
