@@ -1,8 +1,11 @@
 """What README.md shows to be added is what is run, and works on an AttnGAN-like host."""
 
+import json
 import re
+from importlib import import_module
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import nn
 
@@ -89,6 +92,30 @@ def test_every_path_named_exists():
 def test_commands_named_exist():
     for module in set(re.findall(r"python -m (baselines\.\w+)", README)):
         assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
+
+
+RECIPES = re.findall(
+    r"^python -m baselines\.(damsm|stream|train) (.+)$",
+    (ROOT / "baselines" / "README.md").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("command", "options"), RECIPES)
+def test_recipes_are_accepted(command, options, capsys):
+    # What the commands before them would have made is not here.
+    options = re.sub(r"--(encoders|captioner) \S+", "", options)
+    import_module(f"baselines.{command}").main([*options.split(), "--dry-run"])
+    assert json.loads(capsys.readouterr().out)["data"]["max_words"]
+
+
+def test_encoders_that_judge_see_with_another_trunk():
+    """The recipe of independent encoders: a timm network, not the trunk that trains the host."""
+    import timm
+
+    (judge,) = [o for _, o in RECIPES if "--run-dir runs/cub-judge" in o]
+    trunk = re.search(r"encoder\.trunk=(\S+)", judge)[1]
+    assert timm.is_model(trunk) and trunk != "inception_v3"
 
 
 def test_the_table_of_hosts_is_that_of_the_list():

@@ -17,15 +17,18 @@ from baselines.hosts import find_host
 from baselines.metrics import METRICS
 from baselines.metrics.evaluation import Options
 from baselines.metrics.evaluation import evaluate as measure
+from baselines.metrics.extractors import weights_hash
 from baselines.metrics.layouts import damsm_layout, refined_layouts, run_layouts
 from baselines.metrics.pairs import fingerprint, read_pairs
 from baselines.metrics.record import load_entries
 from baselines.metrics.report import table
+from baselines.networks.encoders import build_image_encoder, build_text_encoder
 from baselines.refinement import refinement_terms
 from baselines.runs import (
     CONFIG,
     ENCODERS,
     GENERATOR,
+    Encoders,
     load_encoders,
     load_run,
     save_encoders,
@@ -33,7 +36,7 @@ from baselines.runs import (
 from baselines.training.checkpoint import CheckpointError, save_checkpoint, save_weights
 from baselines.training.distributed import World
 from tests.baselines.metrics import brightness
-from tests.support.tiny_run import make_tiny_run
+from tests.support.tiny_run import make_tiny_run, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +311,22 @@ def test_independent_encoders_judge_beside_the_runs_own(run_dir, tmp_path):
     assert set(rows) < set(entry["metrics"])
     own, independent = (entry["rows"][row]["settings"]["encoders"] for row in rows)
     assert own != independent
+
+
+def test_independent_encoders_may_see_with_a_timm_trunk(run_dir, tmp_path):
+    settings = replace(tiny_config().encoder, trunk="resnet10t", input_size=64)
+    vocabulary = load_encoders(run_dir).vocabulary
+    image = build_image_encoder(settings)
+    encoders = Encoders(
+        build_text_encoder(settings, len(vocabulary)), image, vocabulary, settings
+    )  # fmt: skip
+    save_encoders(encoders, tmp_path / ENCODERS)
+    (entry,) = command(
+        run_dir, "--images", "6", "--metrics", "r_precision", "--independent-encoder", str(tmp_path)
+    )
+    row = entry["rows"]["r_precision/independent"]
+    assert row["settings"]["encoders"] == weights_hash(encoders.text, image)
+    assert entry["metrics"]["r_precision/independent"]["trained"]["count"] == 6
 
 
 @pytest.fixture
