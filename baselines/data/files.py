@@ -90,6 +90,23 @@ class FileSource(BaseSource):
         """The name of an image, unique in the data set."""
         return self.records[index].key
 
+    def record(self, index: int) -> Record:
+        """The file of an image, and its box where it has one."""
+        return self.records[index]
+
+    def content(self, index: int) -> bytes:
+        """The crop, and a hash of the whole file.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        record = self.records[index]
+        try:
+            read = record.path.read_bytes()
+        except OSError as error:
+            raise DataError(f"image {record.path} cannot be read ({error.strerror})") from error
+        return repr(record.box).encode() + hashlib.sha256(read).digest()
+
     @cached_property
     def fingerprint(self) -> str:
         """Of every image's key, class, box, captions and size in bytes."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from baselines import files
+from baselines.data.files import Record
 from baselines.data.source import BaseSource, DataError, Problem, SceneFacts, Source, digest
 from baselines.data.vocabulary import (
     Vocabulary,
@@ -101,6 +102,14 @@ class FilteredSource(BaseSource):
         """The facts of an image, of the captions that stay."""
         facts = self.source.scene_facts(self.indices[index])
         return facts and facts._replace(captions=self._staying(index, facts.captions))
+
+    def record(self, index: int) -> Record | None:
+        """See `Source.record`."""
+        return self.source.record(self.indices[index])
+
+    def content(self, index: int) -> bytes:
+        """See `Source.content`."""
+        return self.source.content(self.indices[index])
 
     def _staying(self, index: int, captions: Sequence[Stays]) -> tuple[Stays, ...]:
         gone = self.dropped.get(self.indices[index], ())

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from baselines.data.files import Record
     from baselines.data.scene_captions import SceneCaption
     from baselines.data.scene_content import CornerBox
 
@@ -123,6 +124,14 @@ class Source(Protocol):
 
     def scene_facts(self, index: int) -> SceneFacts | None:
         """What captions state and where objects are; None for every image where it is not known."""
+        ...
+
+    def record(self, index: int) -> Record | None:
+        """The file of an image and what is annotated of it; None where images are no files."""
+        ...
+
+    def content(self, index: int) -> bytes:
+        """Bytes that change with an image's own; none where it follows from key and captions."""
         ...
 
 
@@ -234,3 +243,11 @@ class BaseSource:
     def scene_facts(self, index: int) -> SceneFacts | None:
         """None: nothing is known of what the images show."""
         return None
+
+    def record(self, index: int) -> Record | None:
+        """None: images are no files."""
+        return None
+
+    def content(self, index: int) -> bytes:
+        """Nothing: images follow from their keys and captions."""
+        return b""

@@ -169,6 +169,17 @@ class WebDataset(BaseSource):
         chosen = hashlib.blake2b(self.chosen.astype("<i8").tobytes(), digest_size=8).hexdigest()
         return digest([self.name, self.split, shards, chosen])
 
+    def content(self, index: int) -> bytes:
+        """A hash of the image's bytes.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        try:
+            return hashlib.sha256(self._image(index).getvalue()).digest()
+        except OSError as error:
+            raise DataError(f"image {self.key(index)} cannot be read ({error})") from error
+
     @property
     def scanned(self) -> Sequence[int]:
         """All images, or some thousands evenly spread."""

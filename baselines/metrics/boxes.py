@@ -6,7 +6,6 @@ import math
 
 from PIL import Image
 
-from baselines.data.files import FileSource
 from baselines.data.scene_content import CornerBox
 from baselines.data.source import Source
 
@@ -18,7 +17,7 @@ def evaluated_box(source: Source, index: int, size: int) -> CornerBox | None:
         the box in shares of the side of `source.image(index, size)`, clipped to it; None where the
         source has no box for the image.
     """
-    record = source.records[index] if isinstance(source, FileSource) else None
+    record = source.record(index)
     if record is None or record.box is None:
         return None
     x, y, width, height = record.box

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from baselines.data.files import FileSource
 from baselines.data.source import DataError, Source
 from baselines.data.vocabulary import Vocabulary
 from baselines.networks.encoders import TextEncoder
@@ -127,8 +126,5 @@ def fingerprint(source: Source, indices: Iterable[int]) -> str:
     for index in indices:
         described = (source.key(index), source.captions(index), source.class_id(index))
         digest.update(repr(described).encode())
-        if isinstance(source, FileSource):
-            record = source.records[index]
-            digest.update(repr(record.box).encode())
-            digest.update(hashlib.sha256(record.path.read_bytes()).digest())
+        digest.update(source.content(index))
     return digest.hexdigest()[:16]

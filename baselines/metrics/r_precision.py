@@ -265,7 +265,7 @@ class RPrecisionMetric:
                 count=result.images,
                 facts={"folds": result.folds, "ties_by_lot": float(by_lot)},
             )
-        if self.images.real and self.context.has_scenes and self.pools:
+        if self.images.real and isinstance(self.context.source, Scenes) and self.pools:
             few = torch.cat(self.rows)[:CEILING_IMAGES]
             value = ceiling(self.context, self.pools[0], few)
             rows[f"{NAME}/ceiling"] = Score(value, count=len(few))

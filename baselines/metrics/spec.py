@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,8 +18,7 @@ from torch import Tensor
 from baselines.data.loader import seeded_rng
 from baselines.data.scene_captions import SceneCaption
 from baselines.data.scene_content import CornerBox
-from baselines.data.scenes import Scenes
-from baselines.data.source import Source
+from baselines.data.source import SceneFacts, Source
 from baselines.data.vocabulary import Vocabulary
 from baselines.errors import UserError
 from baselines.metrics.extractors import Extractor
@@ -130,14 +130,12 @@ class EvaluationContext:
     class_captions: Mapping[str, frozenset[str]] | None = None
     false_captions: Mapping[str, Sequence[FalseCaption]] | None = None
     counts: Mapping[str, Mapping[str, int]] | None = None
-    _stated: dict[int, tuple[tuple[SceneCaption, ...], tuple[CornerBox, ...]]] = field(
-        default_factory=dict
-    )
+    _stated: dict[int, SceneFacts] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def has_scenes(self) -> bool:
         """Whether the source knows what its pictures hold."""
-        return isinstance(self.source, Scenes)
+        return self.source.scene_facts(0) is not None
 
     def caption(self, row: int) -> str:
         """Give the caption of a pair."""
@@ -145,11 +143,11 @@ class EvaluationContext:
 
     def stated(self, row: int) -> tuple[SceneCaption, tuple[CornerBox, ...]]:
         """Give what the caption of a pair of `scenes` states, and the boxes of its scene."""
-        assert isinstance(self.source, Scenes)
         index = int(self.pairs.images[row])
         if index not in self._stated:
-            scene = self.source.scene(index)
-            self._stated[index] = (self.source.described(index), scene.boxes)
+            facts = self.source.scene_facts(index)
+            assert facts is not None, "asked of scenes alone"
+            self._stated[index] = facts
         captions, boxes = self._stated[index]
         return captions[int(self.pairs.captions[row])], boxes
 

@@ -9,6 +9,7 @@ from baselines import evaluate
 from baselines.config import load_config, save_config
 from baselines.data.cub import Cub
 from baselines.data.folder import Folder
+from baselines.data.scan import FilteredSource
 from baselines.metrics.boxes import evaluated_box
 from baselines.metrics.images import ImageBatch
 from baselines.metrics.pairs import read_pairs
@@ -47,6 +48,13 @@ def test_a_box_is_where_its_pixels_are_after_crop_and_resize(boxed, size):
         found = evaluated_box(boxed, index, size)
         expected = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
         assert [size * c for c in found] == pytest.approx([float(e) for e in expected], abs=2.5)
+
+
+def test_what_is_left_out_hides_no_box_of_what_stays(boxed):
+    some = FilteredSource(boxed, (3, 1), {})
+    assert [evaluated_box(some, n, 64) for n in (0, 1)] == [
+        evaluated_box(boxed, n, 64) for n in (3, 1)
+    ]
 
 
 def test_words_are_held_to_the_box_of_real_images_alone(boxed):
