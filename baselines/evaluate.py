@@ -96,7 +96,10 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--real-images", type=int, help="real images to compare with: by default all of the split"
     )
-    parser.add_argument("--samples", type=int, default=1, help="images drawn for each caption")
+    parser.add_argument(
+        "--samples", type=int, default=1,
+        help="images drawn for each caption: 3 are SOA's, of 4 graded layout says how many hold",
+    )  # fmt: skip
     parser.add_argument(
         "--truncation", type=float, default=0.0, metavar="RATE",
         help="this many times noise cut off at 2, as in sampling; DF-GAN's FID has 0.88",
