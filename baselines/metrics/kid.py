@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from baselines.metrics.extractors import EXTRACTORS
 from baselines.metrics.fid import compared_features, feature_settings, needs_extractor
+from baselines.metrics.resampling import normal_interval
 from baselines.metrics.spec import EvaluationContext, ImageSet, MetricSpec, Score
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "kid"
 SUBSETS, SUBSET_SIZE = 100, 1000
+BLOCKS, LEAST_BLOCK = 10, 8
 
 
 class KernelDistance(NamedTuple):
@@ -55,6 +57,33 @@ def kernel_distance(
     return KernelDistance(float(mean), float(std), subsets, size)
 
 
+def block_error(real: Tensor, fake: Tensor, *, seed: int) -> float | None:
+    """Estimate the standard error of the distance for other images of both kinds.
+
+    The scatter of the distance over disjoint blocks, by the root of their number. Small blocks
+    scatter more than the root says, so it is an upper bound; the spread over subsets is none,
+    since they share images.
+
+    Args:
+        real: (M, D) features.
+        fake: (N, D) features.
+        seed: of the shuffle.
+
+    Returns:
+        None where a block would have fewer than `LEAST_BLOCK` images.
+    """
+    if min(len(real), len(fake)) < BLOCKS * LEAST_BLOCK:
+        return None
+    rng = torch.Generator().manual_seed(seed)
+    sides = [side[torch.randperm(len(side), generator=rng)].double() for side in (real, fake)]
+    values = []
+    for block in zip(*(side.tensor_split(BLOCKS) for side in sides), strict=True):
+        size = min(map(len, block))
+        ours, theirs = (part[:size] for part in block)
+        values.append(kernel_distance(ours, theirs, seed=seed, size=size).mean)
+    return float(torch.tensor(values, dtype=torch.float64).std() / BLOCKS**0.5)
+
+
 class KernelDistanceMetric:
     """`kid/EXTRACTOR`: of the drawn images to the real ones, and of the halves of the real."""
 
@@ -71,8 +100,11 @@ class KernelDistanceMetric:
             if min(len(real), len(fake)) < 2:
                 continue
             result = kernel_distance(real, fake, seed=self.context.seed)
+            error = block_error(real, fake, seed=self.context.seed)
             rows[f"{NAME}/{name}"] = Score(
                 result.mean,
+                error=error,
+                interval=normal_interval(result.mean, error),
                 spread=result.std,
                 count=len(fake),
                 facts={"subsets": result.subsets, "subset_size": result.size},

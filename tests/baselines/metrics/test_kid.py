@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from baselines.metrics.kid import kernel_distance
+from baselines.metrics.kid import block_error, kernel_distance
 from tests.baselines.metrics.clouds import cloud
 
 
@@ -40,3 +40,15 @@ def test_subsets_follow_from_the_seed_and_leave_the_global_generator_alone():
     assert first == kernel_distance(real, fake, seed=1, subsets=5)
     assert (first.subsets, first.size) == (5, 40)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.6])
+def test_the_error_covers_what_repeated_draws_scatter_and_not_much_more(offset):
+    values, errors = [], []
+    for part in cloud(20 * 400, 4, 3).split(400):
+        real, fake = part[:200], part[200:] + offset
+        values.append(kernel_distance(real, fake, seed=0).mean)
+        errors.append(block_error(real, fake, seed=0))
+    scatter, typical = np.std(values, ddof=1), np.mean(errors)
+    assert 0.8 * scatter < typical < 4 * scatter
+    assert block_error(real, fake[:79], seed=0) is None
