@@ -94,7 +94,7 @@ def page(group: Group, runs: Runs) -> str:
             f"## {host}, {objects} object(s), size {size}",
             "",
             "At equal images; mean ± standard deviation over seeds, and the difference to the "
-            "control, paired by seed, with its 95 % bootstrap interval.",
+            "control, paired by seed, ± its standard error and with its 95 % bootstrap interval.",
             "",
             table(columns, place),
             "",
@@ -180,7 +180,7 @@ def end_values(
 
 
 def cell(value: Estimate, difference: Estimate | None = None, digits: int = 3) -> str:
-    """Mean ± spread, and the paired difference with its interval."""
+    """Mean ± spread, and the paired difference with its standard error and interval."""
     if math.isnan(value.mean):
         return "–"
     text = f"{value.mean:.{digits}f}"
@@ -189,6 +189,7 @@ def cell(value: Estimate, difference: Estimate | None = None, digits: int = 3) -
     if difference is not None and not math.isnan(difference.mean):
         text += f" ({difference.mean:+.{digits}f}"
         if not math.isnan(difference.low):
+            text += f" ± {difference.error:.{digits}f}"
             text += f" [{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]"
         text += ")"
     return text
