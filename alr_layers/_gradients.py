@@ -1,10 +1,12 @@
 """Gradient norms of scalar losses at given tensors, and their agreement over ranks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from alr_layers._stages import Stage
 
 # Below this ratio to the host's gradient a term has none: scaling would blow up rounding errors.
 NEGLIGIBLE = 1e-12
@@ -15,22 +17,72 @@ HALF_START, HALF_STEP, HALF_TRIALS = 2.0**12, 2.0**12, 4
 HALF_LOW, HALF_HIGH = 1e-2, 3e4
 
 
-def norm_at(name: str, loss: Tensor, at: tuple[Tensor, ...], *, required: bool = False) -> Tensor:
-    """The norm of a loss's gradient at `at`; 0 where it need not reach it.
+def norms_at(
+    name: str, loss: Tensor, places: Sequence[tuple[Tensor, ...]], *, required: bool = False
+) -> list[Tensor]:
+    """The norms of a loss's gradient at each of `places`, from one backward pass.
+
+    0 where the gradient need not reach a place.
 
     Raises:
-        ValueError: it does not reach `at`, or nothing does.
+        ValueError: it does not reach a place that it must, or nothing does.
     """
-    if not all(tensor.requires_grad for tensor in at):
+    if not all(tensor.requires_grad for place in places for tensor in place):
         raise ValueError(
             "`at` requires no gradient (a frozen generator, or a detached copy): hand over h"
             " itself; where nothing of the host learns, add the terms with weights of your own"
         )
-    norm = gradient_norm(loss, at) if loss.requires_grad else None
-    if norm is not None:
-        return norm
-    if not required:
-        return torch.zeros((), device=at[0].device)
+    norms = gradient_norms(loss, places) if loss.requires_grad else [None] * len(places)
+    if required and any(norm is None for norm in norms):
+        raise ValueError(_unreached(name))
+    return [
+        torch.zeros((), device=place[0].device) if norm is None else norm
+        for norm, place in zip(norms, places, strict=True)
+    ]
+
+
+def norms_beside(
+    host_loss: Tensor, stages: Sequence[Stage], names: set[str], shares: Mapping[str, float]
+) -> list[dict[str, tuple[Tensor, Tensor]]]:
+    """(host's norm, term's norm) at the term's place by name, per stage; "host" at `at`.
+
+    The host's loss is the dear one: a single backward pass serves all stages and anchors.
+
+    Args:
+        host_loss: the host's whole loss.
+        stages: their terms and places.
+        names: the terms to measure.
+        shares: a term with a share must reach its place.
+
+    Raises:
+        ValueError: a gradient does not reach its place.
+    """
+    # In the order of the terms, which is that of all ranks: that of a set is not.
+    places = [
+        {"host": stage.at} | {name: stage.place(name) for name in stage.terms if name in names}
+        for stage in stages
+    ]
+    distinct = {_key(place): place for of_stage in places for place in of_stage.values()}
+    norms = norms_at("host_loss", host_loss, list(distinct.values()), required=True)
+    host = dict(zip(distinct, norms, strict=True))
+    found = []
+    for stage, of_stage in zip(stages, places, strict=True):
+        pairs = {"host": (host[_key(stage.at)],) * 2}
+        for name, place in list(of_stage.items())[1:]:
+            required = bool(shares.get(name))
+            (norm,) = norms_at(name, stage.terms[name], [place], required=required)
+            pairs[name] = host[_key(place)], norm
+        found.append(pairs)
+    return found
+
+
+def _key(place: tuple[Tensor, ...]) -> tuple[int, ...]:
+    """Tensors are equal where their values are: a place is known by which tensors it holds."""
+    return tuple(map(id, place))
+
+
+def _unreached(name: str) -> str:
+    """What is wrong where the gradient of `name` does not reach a place, and the remedy."""
     if name == "host_loss":
         cure = (
             "hand over the very tensor that the generator goes on with; where that is out of reach"
@@ -42,20 +94,29 @@ def norm_at(name: str, loss: Tensor, at: tuple[Tensor, ...], *, required: bool =
             "hand over the h that the refinement was given, or for a term that h does not enter a"
             f" tensor that both reach, anchors={{{name!r}: head.weight}}"
         )
-    raise ValueError(f"the gradient of {name} does not reach `at`: {cure}")
+    return f"the gradient of {name} does not reach `at`: {cure}"
 
 
-def gradient_norm(loss: Tensor, at: Sequence[Tensor]) -> Tensor | None:
-    """‖∂ loss / ∂ at‖ over all tensors of `at` together, a scalar; None if it reaches none.
+def gradient_norms(loss: Tensor, places: Sequence[tuple[Tensor, ...]]) -> list[Tensor | None]:
+    """‖∂ loss / ∂ place‖ over all tensors of a place together, scalars; None where it reaches none.
 
     The graph is kept, and nothing is accumulated in `.grad`.
     """
-    if torch.float16 not in {loss.dtype, *(tensor.dtype for tensor in at)}:
-        gradients = _gradients(loss, at)
-        return _norm(gradients) if gradients else None
+    tensors = [tensor for place in places for tensor in place]
+    if torch.float16 in {loss.dtype, *(tensor.dtype for tensor in tensors)}:
+        # Every place has a range of its own, and so needs a scale of its own.
+        return [_half_norm(loss, place) for place in places]
+    found = iter(_gradients(loss, tensors))
+    by_place = [[next(found) for _ in place] for place in places]
+    reached = [[g for g in gradients if g is not None] for gradients in by_place]
+    return [_norm(gradients) if gradients else None for gradients in reached]
+
+
+def _half_norm(loss: Tensor, at: Sequence[Tensor]) -> Tensor | None:
+    """‖∂ loss / ∂ at‖ under float16, from the gradient of a scaled loss."""
     best, scale = None, HALF_START
     for _ in range(HALF_TRIALS):
-        gradients = _gradients(scale * loss.float(), at)
+        gradients = [g for g in _gradients(scale * loss.float(), at) if g is not None]
         if not gradients:
             return None
         norm = _norm(gradients) / scale
@@ -77,8 +138,8 @@ def _norm(gradients: Sequence[Tensor]) -> Tensor:
     return norm
 
 
-def _gradients(loss: Tensor, at: Sequence[Tensor]) -> list[Tensor]:
-    """The gradients of `loss` at those tensors of `at` that it reaches, in float32 at least."""
+def _gradients(loss: Tensor, at: Sequence[Tensor]) -> list[Tensor | None]:
+    """The gradients of `loss` at `at` in float32 at least, None where it does not reach."""
     try:
         found = torch.autograd.grad(loss, at, retain_graph=True, allow_unused=True)
     except RuntimeError as error:
@@ -89,9 +150,10 @@ def _gradients(loss: Tensor, at: Sequence[Tensor]) -> list[Tensor]:
             " set torch._functorch.config.donated_buffer = False before the host is first run"
         ) from error
     return [
-        gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        None
+        if gradient is None
+        else gradient.to(torch.promote_types(gradient.dtype, torch.float32))
         for gradient in found
-        if gradient is not None
     ]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from alr_layers import _checks
-from alr_layers._gradients import norm_at, obstacle, root_mean_square_over_ranks
+from alr_layers._gradients import norms_beside, obstacle, root_mean_square_over_ranks
 from alr_layers._journal import Journal
 from alr_layers._stages import (
     Anchors,
@@ -39,9 +39,10 @@ class TermBalance(nn.Module):
     steps, averaged over about the last four measurements, and kept in between. A term that is not
     named, or whose share is 0, keeps the scale 1.
 
-    The cost: a step that measures runs one more backward pass of the host's loss and of each named
-    term, from the loss down to `at` (not through the layers below), and waits for the device. With
-    every=16 that is one step in sixteen; between them a step costs nothing extra.
+    The cost: a step that measures runs one more backward pass of the host's loss, whatever the
+    number of stages and anchors, and one of each named term, from the loss down to `at` (not
+    through the layers below), and waits for the device. With every=16 that is one step in sixteen;
+    between them a step costs nothing extra.
 
     A measurement is dropped, with one warning in the log of `alr_layers`, where a gradient is not
     finite or is zero (a term below 1e-12 of the host's counts as zero): the scale stays as it was,
@@ -325,17 +326,7 @@ class TermBalance(nn.Module):
         self, host_loss: Tensor, stages: list[Stage], names: set[str]
     ) -> list[dict[str, tuple[float, float]]]:
         """(host's norm, term's norm) by name and stage, the same on all ranks; "host" at `at`."""
-        found: list[dict[str, tuple[Tensor, Tensor]]] = []
-        for stage in stages:
-            host = norm_at("host_loss", host_loss, stage.at, required=True)
-            pairs = {"host": (host, host)}
-            # In the order of the terms, which is that of all ranks: that of a set is not.
-            for name in filter(names.__contains__, stage.terms):
-                place = stage.place(name)
-                beside = host if place is stage.at else norm_at("host_loss", host_loss, place)
-                required = bool(self.shares.get(name))
-                pairs[name] = (beside, norm_at(name, stage.terms[name], place, required=required))
-            found.append(pairs)
+        found = norms_beside(host_loss, stages, names, self.shares)
         values = torch.stack([norm for pairs in found for pair in pairs.values() for norm in pair])
         # The one place that waits for the device.
         flat = iter(root_mean_square_over_ranks(values.detach()).tolist())

@@ -146,6 +146,52 @@ def test_stages_have_scales_of_their_own():
     assert list(balance.report()) == ["stage1/alr", "stage2/alr"]
 
 
+class Counted(torch.autograd.Function):
+    """The identity, which counts how often a gradient passes it."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, passes: list[int]) -> Tensor:
+        ctx.passes = passes
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        ctx.passes[0] += 1
+        return grad, None
+
+
+def test_one_backward_pass_of_the_host_serves_all_stages_and_anchors():
+    """The host's loss runs through discriminators and encoders: its passes are what is dear."""
+    first, heads = features(), [features(seed, 6) for seed in (1, 2)]
+    second = first.tanh()
+    passes = [0]
+    host = Counted.apply((second * heads[0]).sum() + (second.square() * heads[1]).sum(), passes)
+    at = [first, second]
+    terms = [
+        {"alr": quadratic(h, size), "reconstruction": quadratic(head, 2.0), "free": h.sum()}
+        for h, size, head in zip(at, (1.0, 7.0), heads, strict=True)
+    ]
+    anchors = [{"reconstruction": head} for head in heads]
+    expected = [
+        {
+            "host": norm_at(host, h),
+            "alr": norm_at(of_stage["alr"], h),
+            "reconstruction": norm_at(of_stage["reconstruction"], head),
+            "free": norm_at(of_stage["free"], h),
+        }
+        for h, of_stage, head in zip(at, terms, heads, strict=True)
+    ]
+    passes[0] = 0
+    balance = TermBalance(alr=0.1, reconstruction=0.5)
+    norms = balance.measure(host, terms, at=at, step=0, anchors=anchors)
+    assert passes == [1]
+    assert norms == [pytest.approx(stage) for stage in expected]
+    (first_scales, second_scales) = balance.weighted(host, terms, at=at, step=1, anchors=anchors)
+    for scaled, head in ((first_scales, heads[0]), (second_scales, heads[1])):
+        asked = 0.5 * norm_at(host, head)
+        assert norm_at(scaled["reconstruction"], head) == pytest.approx(asked)
+
+
 def test_one_mapping_may_be_compared_at_several_tensors_together():
     at, host, terms = two_stages()
     balance = TermBalance(alr=0.2)
