@@ -15,7 +15,8 @@ def _grid(grid: tuple[int, int]) -> tuple[int, int]:
 def _normalized(channels: int) -> list[nn.Module]:
     """Group norm, not batch norm: it keeps no statistics and works on one sample."""
     groups = next(count for count in (8, 4, 2, 1) if channels % count == 0)
-    return [nn.GroupNorm(groups, channels), nn.LeakyReLU(0.2)]
+    # In place: neither norm nor activation needs what lies between them again.
+    return [nn.GroupNorm(groups, channels), nn.LeakyReLU(0.2, inplace=True)]
 
 
 class LayoutEncoder(nn.Module):

@@ -17,6 +17,8 @@ from alr_layers.statistics import all_frozen, keeps_statistics
 
 Decoder: TypeAlias = Callable[..., Tensor]
 
+TERMS = ("easy", "hard", "order", "reconstruction", "perception", "style")
+
 
 @runtime_checkable
 class LayoutSource(Protocol):
@@ -149,6 +151,7 @@ class LayoutRefinement(nn.Module):
         self, real_images: Tensor, words: Tensor, lengths: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(h*, Θ*) of real images, (B, D, H, W) and (B, T, H, W), for `terms` and pictures."""
+        self._prepare(words)
         real_features = self.encoder(real_images)
         with all_frozen(self._frozen):
             return real_features, self._host[0].layout(real_features, words, lengths)
@@ -175,10 +178,9 @@ class LayoutRefinement(nn.Module):
         _checks.channels("features", features, feature_dim, "feature_dim of module")
         _checks.same_sizes("real_images", real_images, "features", features, "0", "B")
         _checks.same_device(features=features, real_images=real_images)
-        self._prepare(words)
         if real is None:
             real = self.real_branch(real_images, words, lengths)
-        real_features, real_layout = real
+        real_features = real[0]
         if real_features.shape != features.shape:
             raise ValueError(
                 f"the encoder turns real_images of shape {tuple(real_images.shape)} into features"
@@ -186,24 +188,41 @@ class LayoutRefinement(nn.Module):
                 f" features; choose downsample so that the grids agree, or where no power of two"
                 f" does, LayoutEncoder(..., grid={tuple(features.shape[2:])})"
             )
+        terms = self.comparison(features, layout, real)
+        decoded = (real_images, real_features, words, lengths, decode_args)
+        terms["reconstruction"] = self.reconstruction(*decoded)
+        return {name: terms[name] for name in TERMS if name in terms}
+
+    def comparison(
+        self, features: Tensor, layout: Tensor, real: tuple[Tensor, Tensor]
+    ) -> dict[str, Tensor]:
+        """The summands of L_ALR and L_LVR, by name; `real` is the result of `real_branch`."""
+        real_features, real_layout = real
         terms = self.alr.terms(layout, real_layout, real_features)
-        inputs = (real_features, words, lengths)
-        terms["reconstruction"] = self._reconstruction(real_images, inputs, decode_args)
         if self.lvr is not None:
             terms |= self.lvr.terms(features, real_features, layout, real_layout)
         return terms
 
-    def _reconstruction(
-        self, real_images: Tensor, inputs: tuple[Tensor, ...], decode_args: Sequence[Any]
+    def reconstruction(
+        self,
+        real_images: Tensor,
+        real_features: Tensor,
+        words: Tensor,
+        lengths: Tensor,
+        decode_args: Sequence[Any] = (),
     ) -> Tensor:
-        """L_REC of E4; its gradient reaches the encoder and whatever `decode` holds."""
+        """L_REC of E4; its gradient reaches the encoder and whatever `decode` holds.
+
+        Arguments as `forward`; `real_features` are h* of `real_branch`. It shares no graph with the
+        host's losses: where memory is short, differentiate it before them.
+        """
         if not isinstance(decode_args, (tuple, list)):
             raise TypeError(
                 f"decode_args is a {type(decode_args).__name__}, expected a tuple of what decode"
                 " takes beyond real_features, words and lengths: decode_args=(condition,)"
             )
         with all_frozen(self._frozen):
-            decoded = self._host[1](*inputs, *decode_args)
+            decoded = self._host[1](real_features, words, lengths, *decode_args)
         if not isinstance(decoded, Tensor):
             parts = f" of {len(decoded)}" if isinstance(decoded, (tuple, list)) else ""
             raise TypeError(

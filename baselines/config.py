@@ -212,6 +212,11 @@ class RefineConfig(Group):
         "paper", "of the norms: 1/(N·D) as printed, or rms", one_of("paper", "rms")
     )
     detach_target: bool = setting(True, "let no gradient into the real image's layout")
+    every: int = setting(
+        1,
+        "steps from one that refines to the next; what is added weighs as many times as much there",
+        at_least(1),
+    )
     alr: TermConfig = field(default_factory=TermConfig)
     reconstruction: TermConfig = field(default_factory=TermConfig)
     lvr: TermConfig = field(default_factory=TermConfig)

@@ -18,7 +18,7 @@ from alr_layers import semantic_similarity
 from baselines.config import Config
 from baselines.networks.contracts import Text
 from baselines.networks.encoders import ImageEncoder
-from baselines.refinement.losses import alr_loss, lvr_loss, term_balance
+from baselines.refinement.losses import alr_loss, are_due, lvr_loss, norms_are_due, term_balance
 from baselines.training.distributed import World, step_seed
 from baselines.training.objective import Step
 from baselines.training.terms import ExtraTerms, Term
@@ -57,9 +57,9 @@ class DAMSMLayoutTerms(ExtraTerms):
 
     def terms(self, step: Step, host: Tensor) -> list[Term]:
         """The weighted terms; logged beside them the parts, unweighted, and mean |Θ* - Θ|."""
-        number = step.number - 1  # the balance counts from 0
-        if not any(self.balance.weight(name, number) for name in self.names):
+        if not are_due(self.config.refine, self.balance, self.names, step.number):
             return []
+        number = step.number - 1  # the balance counts from 0
         text, image = step.inputs.text, step.fake.images[-1]
         regions = step.image_features(self.image_encoder).regions.float()
         layout = layout_of_regions(regions, text.words, text.lengths)
@@ -74,7 +74,7 @@ class DAMSMLayoutTerms(ExtraTerms):
             parts |= seen
         parts["difference"] = (layout - real_layout).detach().abs().sum(1).mean()
         log = [Term(f"damsm/{name}", value, None, "damsm layout") for name, value in parts.items()]
-        if step.number % self.config.run.log_every == 0:
+        if norms_are_due(self.config, step.number):
             (norms,) = self.balance.measure(host, totals, at=image, step=number)
             log += [
                 Term(f"damsm_gradients/{name}", host.new_tensor(norm), None, "gradients")

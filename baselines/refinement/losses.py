@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from alr_layers import ALRLoss, LVRLoss, TermBalance
@@ -32,11 +33,28 @@ def lvr_loss(config: Config) -> LVRLoss:
 
 
 def term_balance(refine: RefineConfig, names: list[str]) -> TermBalance:
-    """Weight, start, ramp and share of the named terms."""
+    """Weight, start, ramp and share of the named terms.
+
+    Terms that are there in one step of `refine.every` weigh as many times as much there.
+    """
     terms = {name: getattr(refine, name) for name in names}
     return TermBalance(
         start={name: term.start for name, term in terms.items()},
         ramp={name: term.ramp for name, term in terms.items()},
-        weights={name: term.weight for name, term in terms.items()},
+        weights={name: refine.every * term.weight for name, term in terms.items()},
         **{name: term.share for name, term in terms.items()},
     )
+
+
+def are_due(refine: RefineConfig, balance: TermBalance, names: Sequence[str], number: int) -> bool:
+    """Whether any of the named terms counts in step `number`, from 1."""
+    step = number - 1  # the balance counts from 0
+    return step % refine.every == 0 and any(balance.weight(name, step) for name in names)
+
+
+def norms_are_due(config: Config, number: int) -> bool:
+    """Whether gradient norms are logged in step `number`: once for every line of the log.
+
+    Where terms are due in some steps only, in the first such step from the line on.
+    """
+    return number % config.run.log_every < config.refine.every

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from alr_layers import ALRModule, LayoutEncoder, LayoutRefinement
 from baselines.config import Config
 from baselines.networks.contracts import Fusion, GeneratorInputs, RefinableStage, Text
-from baselines.refinement.losses import alr_loss, lvr_loss, term_balance
+from baselines.refinement.early import differentiated
+from baselines.refinement.losses import alr_loss, are_due, lvr_loss, norms_are_due, term_balance
 from baselines.training.distributed import World, step_seed
 from baselines.training.objective import Step
 from baselines.training.terms import ExtraTerms, Term
@@ -48,6 +50,14 @@ class Decoder:
         return self.stage.decode(features, inputs)
 
 
+class Refined(NamedTuple):
+    """Of one stage in one step: h, the terms before they are weighed, and what is logged."""
+
+    features: Tensor
+    totals: dict[str, Tensor]
+    log: list[Term]
+
+
 class StageLayoutTerms(ExtraTerms):
     """ALR, reconstruction and LVR terms of every refinable stage.
 
@@ -56,10 +66,16 @@ class StageLayoutTerms(ExtraTerms):
     one in training) and `balance` (the scales that keep terms at their gradient share). With all
     weights zero the host's training is unchanged to the bit: initial weights come from a random
     stream of their own, and nothing of it is evaluated.
+
+    The terms need of the host nothing but h and Θ. So they are differentiated with respect to these
+    and to what they train before discriminators and encoders see the images, and their activations
+    are gone by then: a step needs hardly more memory than the host's, and no pass is made twice.
     """
 
     def __init__(self, config: Config, stages: Sequence[RefinableStage], world: World) -> None:
         self.config, self.stages = config, tuple(stages)
+        # Under float16 small gradients must be scaled before they are taken: as late as ever.
+        self.early = config.optim.amp != "fp16"
         self.names = ["alr", "reconstruction", *(["lvr"] if "lvr" in config.refine.names else [])]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(step_seed(config.run.seed, 0, 0))
@@ -103,24 +119,21 @@ class StageLayoutTerms(ExtraTerms):
         and `style` (LVR), `feature_ratio` = ‖h*‖ / ‖h‖; where `run.log_every` is due, the gradient
         norms of the host and of each term.
         """
+        return self.before(step)(host)
+
+    def before(self, step: Step) -> Callable[[Tensor], list[Term]]:
+        """Refine all stages, and differentiate; what is left is to weigh against the host."""
+        if not are_due(self.config.refine, self.balance, self.names, step.number):
+            return lambda host: []
+        return partial(self._weighed, step, [self._refine(*one, step) for one in self._refined()])
+
+    def _weighed(self, step: Step, refined: Sequence[Refined], host: Tensor) -> list[Term]:
         number = step.number - 1  # the balance counts from 0
-        if not any(self.balance.weight(name, number) for name in self.names):
-            return []
-        details, totals, features = [], [], []
-        log: list[Term] = []
-        for stage, refinement in self._refined():
-            h, parts, ratio = self._stage_terms(stage, refinement, step)
-            features.append(h)
-            details.append(parts)
-            totals.append(LayoutRefinement.total(parts))
-            log += [
-                Term(f"{stage.name}/{name}", value, None, stage.name)
-                for name, value in parts.items()
-                if name not in totals[-1]
-            ]
-            log.append(Term(f"{stage.name}/feature_ratio", ratio, None, f"{stage.name} scale"))
+        log = [term for of_stage in refined for term in of_stage.log]
+        totals = [of_stage.totals for of_stage in refined]
+        features = [of_stage.features for of_stage in refined]
         anchors = [{"reconstruction": stage.anchor} for stage in self.stages]
-        if step.number % self.config.run.log_every == 0:
+        if norms_are_due(self.config, step.number):
             norms = self.balance.measure(host, totals, at=features, step=number, anchors=anchors)
             log += [
                 Term(f"{stage.name}_gradients/{name}", host.new_tensor(norm), None, "gradients")
@@ -137,23 +150,45 @@ class StageLayoutTerms(ExtraTerms):
         ]
         return [*log, *summands]
 
-    def _stage_terms(
-        self, stage: RefinableStage, refinement: LayoutRefinement, step: Step
-    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """h, all unweighted sub-terms, and ‖h*‖ / ‖h‖ of one stage."""
+    def _refine(self, stage: RefinableStage, refinement: LayoutRefinement, step: Step) -> Refined:
         words, lengths = step.inputs.text.words, step.inputs.text.lengths
         features = stage.features(step.fake)
         if stage.layout is None:
             layout = self._module(stage).layout(features, words, lengths)
         else:
             layout = stage.layout(step.fake)
+        h, theta = features, layout
+        if self.early:
+            h, theta = (tensor.detach().requires_grad_() for tensor in (features, layout))
+        take = self._take(stage, refinement, {h: features, theta: layout})
         images = image_of_size(step.real, stage.image_size)
         real = refinement.real_branch(images, words, lengths)
-        parts = refinement.terms(
-            features, layout, images, words, lengths, real=real, decode_args=(step.inputs,)
-        )
-        ratio = (real[0].float().norm() / features.float().norm()).detach()
-        return features, parts, ratio
+        # Taken before the others are computed: it keeps more than they do.
+        decoded = (images, real[0], words, lengths, (step.inputs,))
+        parts = take({"reconstruction": refinement.reconstruction(*decoded)})
+        parts |= refinement.comparison(h, theta, real)
+        totals = LayoutRefinement.total(parts)
+        totals |= take({name: total for name, total in totals.items() if name not in parts})
+        log = [
+            Term(f"{stage.name}/{name}", value.detach(), None, stage.name)
+            for name, value in parts.items()
+            if name not in totals
+        ]
+        ratio = real[0].detach().float().norm() / features.detach().float().norm()
+        log.append(Term(f"{stage.name}/feature_ratio", ratio, None, f"{stage.name} scale"))
+        return Refined(features, totals, log)
+
+    def _take(
+        self, stage: RefinableStage, refinement: LayoutRefinement, cut: Mapping[Tensor, Tensor]
+    ) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+        """`differentiated` with respect to all that the terms of a stage reach."""
+        if not self.early:
+            return lambda losses: losses
+        networks = (refinement, self.layout_modules, stage.host)
+        weights = (weight for network in networks for weight in network.parameters())
+        places = (*cut, *(weight for weight in weights if weight.requires_grad))
+        attached = not self.config.refine.detach_target
+        return partial(differentiated, at=places, cut=cut, shared=attached)
 
     def real_layouts(self, images: Sequence[Tensor], text: Text) -> tuple[Tensor, ...]:
         """Θ* of real images, one per refined stage."""

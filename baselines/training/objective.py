@@ -228,11 +228,10 @@ class GANObjective(ABC):
     def generator_loss(self, step: Step) -> PhaseLoss:
         """E15: the host's terms, then the extra ones."""
         with self.autocast():
+            waiting = [extra.before(step) for extra in self.extra_terms]
             terms = self.host_terms(step)
             total = host = weighted_sum(terms)
-            added: list[Term] = []
-            for extra in self.extra_terms:
-                added += extra.terms(step, host)
+            added = [term for terms_beside in waiting for term in terms_beside(host)]
             for term in added:
                 if term.weight is not None:
                     total = total + term.weight * term.value

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -77,11 +78,18 @@ def mean_terms(parts: Sequence[Sequence[Term]]) -> list[Term]:
 class ExtraTerms:
     """Terms beside the host's own in the generator's loss: subclass it, override `terms`.
 
+    Or override `before`, where something can be computed, and its memory freed, before the graph of
+    the host's losses exists.
+
     networks: what the terms train or remember, by name: part of every checkpoint; the generator's
         optimiser trains their parameters.
     """
 
     networks: Mapping[str, nn.Module] = {}
+
+    def before(self, step: Step) -> Callable[[Tensor], list[Term]]:
+        """What gives `terms` once the host's loss is known; called before that is computed."""
+        return partial(self.terms, step)
 
     def terms(self, step: Step, host: Tensor) -> list[Term]:
         """The terms of this step; `host` is the host's whole loss, for weighing against it."""

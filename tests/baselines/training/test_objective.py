@@ -17,6 +17,7 @@ from baselines.training.distributed import World
 from baselines.training.loop import run_phase
 from baselines.training.objective import AveragedNetwork
 from baselines.training.terms import CaptionBank
+from tests.support.saved_tensors import SavedTensors
 from tests.support.tiny_run import tiny_config
 
 SCALER = torch.amp.GradScaler("cpu", enabled=False)
@@ -120,6 +121,92 @@ def test_share_of_the_hosts_gradient_is_kept(setting):
         both = (term.weight * term.value, terms["host"].value)
         added, host = (gradient_norm(value, place) for value in both)
         torch.testing.assert_close(added / host, torch.tensor(share[name].share))
+
+
+@pytest.mark.parametrize("decode", ["head", "stage"])
+@pytest.mark.parametrize("detach_target", [True, False])
+def test_terms_differentiated_early_train_as_their_graph_would(decode, detach_target, setting):
+    loaded, batch = setting
+    share = {"alr": TermConfig(share=0.25), "lvr": TermConfig(weight=3.0)}
+    share["reconstruction"] = TermConfig(share=0.125)
+    seen = []
+    for early in (True, False):
+        settings = {"decode": decode, "detach_target": detach_target, "normalization": "rms"}
+        objective = objective_of(loaded, **settings, **share)
+        objective.extra_terms[0].early = early
+        for number in (1, 2):  # the second with the scales of the first
+            step = objective.begin(batch, number)
+            terms = run_phase(objective.phases[-1], objective.phases, [step], SCALER, World())
+            gradients = [p.grad for p in objective.phases[-1].parameters]
+            seen.append(({term.name: term.value for term in terms}, gradients))
+    for ours, graph in ((seen[0], seen[2]), (seen[1], seen[3])):
+        assert ours[0].keys() == graph[0].keys()
+        for name, value in graph[0].items():
+            torch.testing.assert_close(ours[0][name], value, rtol=1e-4, atol=1e-6)
+        largest = max(float(g.abs().max()) for g in graph[1] if g is not None)
+        for a, b in zip(ours[1], graph[1], strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5 * largest)
+
+
+def test_refined_steps_keep_hardly_more_for_their_backward_pass_than_the_hosts(setting):
+    """At most 15 %: what a step keeps at any moment, by bytes."""
+    loaded, batch = setting
+    peaks = []
+    for refine in ({}, {"decode": "stage"}):
+        objective = objective_of(loaded, **refine)
+        networks = (*objective.networks.values(), loaded.image, loaded.text)
+        with SavedTensors(state(networks)) as saved:
+            step = objective.begin(batch, 1)
+            for phase in objective.phases:
+                run_phase(phase, objective.phases, [step], SCALER, World())
+            del step
+        peaks.append(saved.peak)
+    assert peaks[1] <= 1.15 * peaks[0]
+
+
+def state(networks):
+    """Parameters and buffers, which exist anyway."""
+    return [t for network in networks for t in (*network.parameters(), *network.buffers())]
+
+
+def test_refining_every_few_steps_weighs_as_many_times_as_much(setting):
+    loaded, batch = setting
+    plain = TermConfig(weight=2.0, start=4)
+    late = {"alr": plain, "reconstruction": plain, "lvr": TermConfig(share=0.5, start=4)}
+    each, rare = objective_of(loaded, **late), objective_of(loaded, every=3, **late)
+    refining = []
+    for number in range(1, 11):
+        step = rare.begin(batch, number)
+        terms = {term.name: term for term in rare.generator_loss(step).terms}
+        if "stage1/alr" not in terms:
+            assert not any(name.startswith("stage1") for name in terms)
+            continue
+        refining.append(number)
+        whole = {term.name: term for term in each.generator_loss(each.begin(batch, number)).terms}
+        for name in ("alr", "reconstruction"):
+            assert terms[f"stage1/{name}"].weight == 6.0 == 3 * whole[f"stage1/{name}"].weight
+        if number > 7:  # measured scales are averages from the second on
+            continue
+        h, lvr = step.fake.features[0], terms["stage1/lvr"]
+        added = gradient_norm(lvr.weight * lvr.value, h) / gradient_norm(terms["host"].value, h)
+        assert float(added) == pytest.approx(3 * 0.5, rel=1e-4)
+    assert refining == [7, 10]
+
+
+def test_norms_are_logged_once_a_line_however_rarely_steps_refine(setting):
+    loaded, batch = setting
+    for source in ("module", "damsm"):
+        objective = objective_of(loaded, every=4, source=source)
+        log_every = objective.config.run.log_every
+        logged = []
+        for number in range(log_every - 3, log_every + 9):
+            terms = objective.generator_loss(objective.begin(batch, number)).terms
+            if any("_gradients/" in term.name for term in terms):
+                logged.append(number)
+        first = next(n for n in range(log_every, log_every + 4) if (n - 1) % 4 == 0)
+        assert logged == [first]
 
 
 def gradient_norm(loss, at):
