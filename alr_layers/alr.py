@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, leaky_relu
+from torch.nn.functional import conv2d, leaky_relu_
 
 from alr_layers import _checks, functional
 from alr_layers.kernels.dispatch import check_backend
@@ -162,9 +162,10 @@ class WeightStack(nn.Module):
             # oneDNN would reorder every tensor of both convolutions, forward and backward: turning
             # what goes in and what comes out is much cheaper.
             gated = gated.contiguous(memory_format=torch.channels_last)
-        hidden = leaky_relu(conv2d(gated, live, self.first.bias, padding=1), 0.2)
+        # In place: no backward pass needs what goes into an activation, and it need not be kept.
+        hidden = leaky_relu_(conv2d(gated, live, self.first.bias, padding=1), 0.2)
         weights: Tensor = self.second(hidden)
-        return torch.sigmoid(weights.contiguous() if on_cpu else weights)
+        return (weights.contiguous() if on_cpu else weights).sigmoid_()
 
 
 class ALRLoss(nn.Module):

@@ -195,7 +195,8 @@ def alr_terms(
     theta, real, features = _promoted(layout, real_layout, real_features)
     gate = resolve("gated_residual", (theta, real, features), backend)
     easy, hard = gate(theta, real, features, gamma)
-    theta, real, alpha, beta = _promoted(theta, real, phi_easy(easy), phi_hard(hard))
+    # α and β stay as φ computes them, in half precision under autocast: the op widens in registers.
+    alpha, beta = _promoted(phi_easy(easy), phi_hard(hard))
     close = resolve("layout_closing_reduction", (theta, real, alpha, beta), backend)
     reduction = close(theta, real, alpha, beta, gamma)
     return _closing_terms(reduction, real_features.shape[1:].numel(), normalization)
@@ -249,7 +250,7 @@ def alr_loss(
             f" words of easy"
         )
     size = _checks.count("feature_dim", feature_dim) * easy.shape[2] * easy.shape[3]
-    tensors = _promoted(easy, hard, alpha, beta)
+    tensors = (*_promoted(easy, hard), *_promoted(alpha, beta))
     reduction = resolve("closing_reduction", tensors, backend)(*tensors)
     terms = _closing_terms(reduction, size, normalization)
     return terms["easy"] + terms["hard"] + terms["order"]

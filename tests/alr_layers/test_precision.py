@@ -5,9 +5,12 @@ import torch
 from torch import Tensor
 
 import alr_layers
+from alr_layers import functional
 from alr_layers.kernels import reference
+from alr_layers.kernels.dispatch import implementation
 from tests.support import oracles
 from tests.support.inputs import ARGUMENTS, SHAPES, make_inputs
+from tests.support.saved_tensors import SavedTensors
 from tests.support.tolerances import assert_exact
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -100,6 +103,40 @@ def test_training_step_under_autocast(dtype):
     for parameter in (*module.parameters(), *loss.parameters()):
         assert parameter.grad.dtype == torch.float32
         assert parameter.grad.isfinite().all()
+
+
+def test_phi_keeps_its_input_one_inner_map_and_its_output_alone():
+    """And in half precision α and β are kept as φ computes them, not once more in float32."""
+    words, dim, size = 5, 8, 6
+    for dtype in (torch.float32, torch.bfloat16):
+        loss = alr_layers.ALRLoss(dim).to("meta", dtype)
+        gated = torch.empty(2, words, size, size, device="meta", dtype=dtype)
+        with SavedTensors(loss.parameters()) as saved:
+            weights = loss.phi_easy(gated)
+        assert saved.live == (words + 2 * dim) * 2 * size**2 * dtype.itemsize
+        del weights
+        assert saved.live == 0
+
+
+def test_closing_is_given_phis_own_dtype(monkeypatch):
+    seen = []
+
+    def resolve(op, tensors, backend):
+        seen.append((op, [tensor.dtype for tensor in tensors]))
+        return implementation(op, "reference")
+
+    monkeypatch.setattr(functional, "resolve", resolve)
+    layout, real = (torch.rand(2, 5, 4, 4).softmax(1).requires_grad_() for _ in "ab")
+    features, loss = torch.randn(2, 8, 4, 4), alr_layers.ALRLoss(8)
+    with torch.autocast("cpu", torch.bfloat16):
+        total = loss(layout, real, features)
+    wide, half = torch.float32, torch.bfloat16
+    assert seen[-1] == ("layout_closing_reduction", [wide, wide, half, half])
+    assert total.dtype == wide
+    total.backward()
+    assert (
+        {parameter.grad.dtype for parameter in loss.parameters()} == {layout.grad.dtype} == {wide}
+    )
 
 
 def rearranged(values: Tensor, how: str) -> Tensor:

@@ -17,7 +17,7 @@ class SavedTensors:
 
     def __init__(self, beside: Iterable[Tensor] = ()) -> None:
         """`beside` are tensors that exist anyway, parameters and inputs: they do not count."""
-        self._anyway = {tensor.untyped_storage().data_ptr() for tensor in beside}
+        self._anyway = {tensor.untyped_storage()._cdata for tensor in beside}
         self._holders: dict[int, int] = {}
         self.live = self.peak = 0
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda held: held.tensor)
@@ -54,7 +54,7 @@ class _Held:
     def __init__(self, tensor: Tensor, counter: SavedTensors) -> None:
         self.tensor, self._counter = tensor.detach(), counter
         storage = tensor.untyped_storage()
-        self._key, self._size = storage.data_ptr(), storage.nbytes()
+        self._key, self._size = storage._cdata, storage.nbytes()
         counter.change(self._key, self._size, 1)
 
     def __del__(self) -> None:
