@@ -180,6 +180,10 @@ def figures(
     ]
 
 
+def _shape(text: str) -> Shape:
+    return Shape(text, *map(int, text.split(",")))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the figures of all ops, at the shapes of the models."""
     parser = argparse.ArgumentParser(prog="benchmarks.ahead", description=main.__doc__)
@@ -191,8 +195,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--capability", action="append", choices=list(names), help="only this (repeatable)"
     )
+    parser.add_argument(
+        "--shape", action="append", metavar="B,D,T,SIZE", type=_shape, help="these instead"
+    )
     options = parser.parse_args(arguments)
-    shapes = [shape for shape in SHAPES if shape.size == 128]
+    shapes = options.shape or [shape for shape in SHAPES if shape.size == 128]
     lines = []
     for name in options.capability or names:
         # Before 8.0 there are no tensor cores for bfloat16.

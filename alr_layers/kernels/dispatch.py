@@ -1,8 +1,9 @@
 """Which backend runs an op: the call's argument > `use_backend` > ALR_LAYERS_BACKEND > "auto".
 
 "reference" is plain PyTorch, "fused" are the Triton kernels, "auto" is fused where they support
-the tensors at hand. "fused" never falls back: it raises with every reason. Everything is decided
-from metadata (device, dtype, shape), so nothing here waits for a device or breaks a graph.
+the tensors at hand and are not expected to be slower. "fused" never falls back: it raises with
+every reason. Everything is decided from metadata (device, dtype, shape), so nothing here waits for
+a device or breaks a graph.
 """
 
 import logging
@@ -87,13 +88,19 @@ class use_backend:
         _selected = self._previous
 
 
+def _reasons(op: str, tensors: tuple[Tensor, ...], wanted: str) -> tuple[str, ...]:
+    """What speaks against the fused form: that it cannot run; under "auto", that it would lose."""
+    found = requirements.obstacles(op, *tensors)
+    return found or (requirements.drawbacks(op, *tensors) if wanted == "auto" else ())
+
+
 def _choose(op: str, tensors: tuple[Tensor, ...], backend: str | None) -> str:
     if op not in OPS:
         raise ValueError(f"op is {op!r}, expected one of {', '.join(OPS)}")
     wanted = _selected if backend is None else _validated(backend, "backend")
     if wanted == "reference":
         return "reference"
-    reasons = requirements.obstacles(op, *tensors)
+    reasons = _reasons(op, tensors, wanted)
     if not reasons:
         return "fused"
     if wanted == "fused":
@@ -145,7 +152,7 @@ def explain(op: str, *tensors: Tensor) -> str:
         raise ValueError(f"op is {op!r}, expected one of {', '.join(OPS)}")
     if _selected == "reference":
         return f"{op}: reference (asked for by name)"
-    reasons = requirements.obstacles(op, *tensors)
+    reasons = _reasons(op, tensors, _selected)
     if not reasons:
         return f"{op}: fused ({'asked for by name' if _selected == 'fused' else 'auto'})"
     if _selected == "fused":
