@@ -237,6 +237,11 @@ def unsafe_writes(path: Path) -> list[str]:
 def test_one_writer_writes_all_files():
     sources = [p for folder in ("baselines", "benchmarks") for p in (ROOT / folder).rglob("*.py")]
     found = [line for path in sources for line in unsafe_writes(path)]
-    # The second hands its result over in a temporary folder that only its parent knows.
-    known = ("baselines/files.py", "baselines/conversion/foreign_child.py")
+    # The second hands its result over in a temporary folder that only its parent knows; the third
+    # is a word to the kernel.
+    known = (
+        "baselines/files.py",
+        "baselines/conversion/foreign_child.py",
+        "benchmarks/efficiency.py",
+    )
     assert [line for line in found if not line.startswith(known)] == []
