@@ -200,10 +200,13 @@ def run_command(main: Callable[[Sequence[str] | None], object]) -> None:
     Anything else is a bug of ours: its traceback stays, followed by where to report it.
     """
     guard_streams()
-    # Threads that wait for work give their core away instead of spinning on it, as OpenMP's do by
-    # default: beside one other busy process, spinning makes training tens of times slower. Read
+    # Threads that wait for work soon give their core away instead of spinning on it, as OpenMP's do
+    # by default: beside one other busy process, spinning makes training tens of times slower. But
+    # not at once: the next piece of a small net's work is there sooner than a thread wakes up. Read
     # when torch is loaded, which no command does before this.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # Which backend each op takes is what `python -m alr_layers` tells; here it would break the bar.
     logging.getLogger("alr_layers").setLevel(logging.WARNING)

@@ -132,12 +132,14 @@ def test_waiting_threads_yield_unless_the_user_says_otherwise(given, found, tmp_
     """OpenMP tells what it was started with when it is loaded with torch."""
     done = started(
         "from baselines.cli import run_command; run_command(lambda _: __import__('torch'))",
-        OMP_DISPLAY_ENV="true",
+        OMP_DISPLAY_ENV="verbose",
         **given,
     )
     if "OMP_WAIT_POLICY" not in done.stderr:
         pytest.skip("this torch's OpenMP does not report its settings")
     assert f"OMP_WAIT_POLICY = '{found}'" in done.stderr
+    # A short wait is still spent awake, unless the user has a policy of their own.
+    assert ("GOMP_SPINCOUNT = '20000'" in done.stderr) == (not given)
 
 
 def refused(arguments, capsys):
