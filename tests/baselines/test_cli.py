@@ -128,8 +128,10 @@ def test_mistyped_options_are_one_line(command, arguments, message, capsys):
 @pytest.mark.parametrize(
     ("given", "found"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
 )
-def test_waiting_threads_yield_unless_the_user_says_otherwise(given, found, tmp_path):
+def test_waiting_threads_yield_unless_the_user_says_otherwise(given, found, monkeypatch):
     """OpenMP tells what it was started with when it is loaded with torch."""
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):  # a command in this process has set them
+        monkeypatch.delenv(name, raising=False)
     done = started(
         "from baselines.cli import run_command; run_command(lambda _: __import__('torch'))",
         OMP_DISPLAY_ENV="verbose",
