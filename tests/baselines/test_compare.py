@@ -1,18 +1,15 @@
 import shutil
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
 
 from baselines import compare, evaluate
 from baselines.cli import run_command
-from baselines.config import load_config, save_config
 from baselines.errors import UserError
 from baselines.metrics.comparison import MixedSettingsError
-from baselines.runs import CONFIG, ENCODERS, GENERATOR, load_encoders, load_run, save_encoders
-from baselines.training.checkpoint import save_weights
-from tests.support.tiny_run import make_tiny_run
+from baselines.runs import ENCODERS, load_encoders, save_encoders
+from tests.support.tiny_run import make_rival_run, make_tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +17,7 @@ def pair(tmp_path_factory):
     """Two runs on the same encoders whose generators and one setting differ."""
     folder = tmp_path_factory.mktemp("runs")
     first = make_tiny_run(folder / "host")
-    second = shutil.copytree(first, folder / "refined")
-    generator = load_run(second).generator
-    with torch.no_grad():
-        for parameter in generator.heads.parameters():
-            parameter.mul_(3.0)
-    save_weights(generator, second / GENERATOR)
-    config = load_config(second / CONFIG)
-    save_config(replace(config, loss=replace(config.loss, damsm=2.0)), second / CONFIG)
-    return first, second
+    return first, make_rival_run(first, folder / "refined")
 
 
 def measured(run, *options):

@@ -1,5 +1,7 @@
 """A run directory as training leaves it, untrained and small enough for seconds on a CPU."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +13,7 @@ from baselines.config import (
     EncoderConfig,
     ModelConfig,
     OptimConfig,
+    load_config,
     save_config,
 )
 from baselines.data import Vocabulary
@@ -68,3 +71,16 @@ def make_tiny_run(path: Path, model: str = "attngan", **model_settings: object) 
     for name in (runs.GENERATOR, runs.INITIAL):
         save_weights(generator, path / name)
     return path
+
+
+def make_rival_run(first: Path, second: Path) -> Path:
+    """Copy a run of `make_tiny_run`: same encoders, other images, one other setting."""
+    shutil.copytree(first, second)
+    generator = runs.load_run(second).generator
+    with torch.no_grad():
+        for parameter in generator.get_submodule("heads").parameters():
+            parameter.mul_(3.0)
+    save_weights(generator, second / runs.GENERATOR)
+    config = load_config(second / runs.CONFIG)
+    save_config(replace(config, loss=replace(config.loss, damsm=2.0)), second / runs.CONFIG)
+    return second

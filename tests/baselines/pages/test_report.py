@@ -25,11 +25,10 @@ from baselines.pages.embedded import embedded
 from baselines.pages.report_ranked import _by_overlap, _by_statements, best_and_worst
 from baselines.pages.subjects import Subject
 from baselines.pictures.grids import change_heat, layout_heat, layout_overlay
-from baselines.runs import CONFIG, GENERATOR, load_run
+from baselines.runs import CONFIG, load_run
 from baselines.sampling.edits import suggested_edits
-from baselines.training.checkpoint import save_weights
 from tests.support.browser import browse, needs_browser
-from tests.support.tiny_run import make_tiny_run
+from tests.support.tiny_run import make_rival_run, make_tiny_run
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -72,14 +71,7 @@ def runs(tmp_path_factory):
     """Two evaluated runs that differ in their generators and one setting."""
     folder = tmp_path_factory.mktemp("runs")
     first = make_tiny_run(folder / "host")
-    second = shutil.copytree(first, folder / "<b>refined")
-    generator = load_run(second).generator
-    with torch.no_grad():
-        for parameter in generator.heads.parameters():
-            parameter.mul_(3.0)
-    save_weights(generator, second / GENERATOR)
-    config = load_config(second / CONFIG)
-    save_config(replace(config, loss=replace(config.loss, damsm=2.0)), second / CONFIG)
+    second = make_rival_run(first, folder / "<b>refined")
     lines = [f'{{"step": {n}, "images": {4 * n}, "G/total": {1 / n}}}\n' for n in range(1, 5)]
     (first / "stats.jsonl").write_text("".join(lines))
     for run in (first, second):
