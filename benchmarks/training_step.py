@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +34,15 @@ from baselines.training.hardware import resolved_amp
 from baselines.training.objective import GANObjective
 from baselines.trial import FIRST_STEP, random_batch, trial_step
 from benchmarks import upstream
-from benchmarks.efficiency import REFINEMENT, build, configuration, machine, timed
+from benchmarks.efficiency import (
+    REFINEMENT,
+    build,
+    configuration,
+    forget_peak,
+    machine,
+    resident_peak,
+    timed,
+)
 
 HOSTS = "attngan,dmgan,stackgan,mirrorgan,dfgan"
 ORIGINAL, OURS = "the originals' way", "ours"
@@ -106,17 +113,22 @@ def measure(case: Case, device: str, steps: int) -> tuple[float, int]:
     step = (original_step if case.way == ORIGINAL else trial_step)(objective, case.config, world)
     before = in_use(world.device)
     seconds, peak = timed(step, steps, world.device)
-    if peak is None:
-        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return seconds, max(0, peak - before)
+    return seconds, max(0, (peak or 0) - before)
 
 
 def in_use(device: torch.device) -> int:
-    """Bytes of tensors on a GPU, of the process on a CPU."""
+    """Bytes of tensors on a GPU, of the process on a CPU.
+
+    Raises:
+        UserError: a CPU whose system does not tell.
+    """
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+    forget_peak()
+    found = resident_peak()
+    if found is None:
+        raise UserError("--device cpu: the memory of a process is read from /proc; run it on Linux")
+    return found
 
 
 def apart(case: Case, device: str, steps: int) -> tuple[float, int]:
