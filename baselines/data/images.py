@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +45,7 @@ def opened(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
         require_regular(Path(file))
         if not Path(file).stat().st_size:
             raise OSError("the file is empty")
-    with Image.open(file, formats=_known_formats()) as image:
+    with _header(file) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ValueError(
@@ -57,6 +58,18 @@ def opened(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
                 "other"
             )
         yield image
+
+
+def _header(file: str | Path | BinaryIO) -> Image.Image:
+    """Open an image; Pillow's own, higher limit on pixels is told in the words of ours."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(file, formats=_known_formats())
+    except Image.DecompressionBombError:
+        raise ValueError(
+            f"it has more than the {MAX_PIXELS:,} pixels that are read: scale it down"
+        ) from None
 
 
 @functools.cache

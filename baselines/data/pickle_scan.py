@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import pickle
 import pickletools
+import re
 
+from baselines.data.reading import quoted
 from baselines.data.source import DataError
 
 MAX_DEPTH = 100
@@ -20,6 +22,8 @@ KEY_LIMIT = 2**32
 # What the walk knows of a value: that it may be a dictionary's key (str, or an int so small that
 # hashes do not collide), that it is something else without parts, or how deep it is nested (1 ...).
 _KEY, _LEAF = -1, 0
+# The class of mappings that keep their order, and the empty tuple, all that it may be called with.
+_ORDERED, _NOTHING = -2, -3
 
 _BY_CODE = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
 _BY_NAME = {opcode.name: opcode for opcode in pickletools.opcodes}
@@ -59,16 +63,20 @@ class UnsafePickleError(DataError):
     """A pickle asks for something else than plain data; nothing of it was run."""
 
 
-def check_opcodes(content: bytes) -> None:
+def check_opcodes(content: bytes, allowed: re.Pattern[str] | None = None) -> None:
     """Walk a pickle up to its end without building anything.
+
+    Args:
+        content: the pickle.
+        allowed: what it may name, as "module.name"; None leaves that to whoever reads it.
 
     Raises:
         UnsafePickleError: it is nested deeper than `MAX_DEPTH`, has sets, keys that are neither
-            strings nor integers below `KEY_LIMIT`, more than `MAX_CONTAINERS` containers, or a memo
-            index beyond its own length.
+            strings nor integers below `KEY_LIMIT`, more than `MAX_CONTAINERS` containers, a memo
+            index beyond its own length, or names what is not `allowed`.
         pickle.UnpicklingError: it is cut short or no pickle.
     """
-    walk = _Walk(content)
+    walk = _Walk(content, allowed)
     position = 0
     while position < len(content):
         code = content[position]
@@ -94,8 +102,8 @@ def check_opcodes(content: bytes) -> None:
 class _Walk:
     """The stack, its marks and the memo of a pickle, with kinds in place of values."""
 
-    def __init__(self, content: bytes) -> None:
-        self.content = content
+    def __init__(self, content: bytes, allowed: re.Pattern[str] | None) -> None:
+        self.content, self.allowed = content, allowed
         self.stack: list[int] = []
         self.marks: list[int] = []
         self.memo: dict[int, int] = {}
@@ -136,6 +144,12 @@ class _Walk:
             self.marks.pop()
         elif name in ("EMPTY_SET", "FROZENSET"):
             raise UnsafePickleError("holds a set")
+        elif name == "EMPTY_TUPLE":
+            self.stack.append(_NOTHING)
+        elif name == "GLOBAL":
+            self.stack.append(self._named(argument))
+        elif name in ("INST", "STACK_GLOBAL") and self.allowed is not None:
+            raise UnsafePickleError("asks for what it does not name in plain text")
         else:
             self._build(name)
 
@@ -152,6 +166,8 @@ class _Walk:
             del self.stack[start:]
             before = before[: before.index("mark")]
         parts = [self._top() for _ in before][::-1] + parts
+        if name in ("REDUCE", "NEWOBJ") and parts[0] == _ORDERED and parts[1] != _NOTHING:
+            raise UnsafePickleError("makes a mapping of other things than keys and values in turn")
         if name in _PAIRS:
             keys = parts[1::2] if name in _FILLS else parts[::2]
             if any(key != _KEY for key in keys):
@@ -159,12 +175,18 @@ class _Walk:
                     f"has keys that are neither strings nor integers below {KEY_LIMIT}"
                 )
         if name in _CONTAINERS or name in _FILLS:
-            own = max(parts[0], 1) if name in _FILLS else 1
+            own = max(_depth(parts[0]), 1) if name in _FILLS else 1
             inner = parts[1:] if name in _FILLS else parts
-            self.stack.append(max([own, *(part + 1 for part in inner)]))
+            self.stack.append(max([own, *(_depth(part) + 1 for part in inner)]))
             self._limit(name)
         else:
             self.stack += [_LEAF] * len(opcode.stack_after)
+
+    def _named(self, argument: bytes) -> int:
+        name = ".".join(argument.decode("utf-8", "replace").split("\n"))
+        if self.allowed is not None and not self.allowed.fullmatch(name):
+            raise UnsafePickleError(f"asks for {quoted(name)}")
+        return _ORDERED if name == "collections.OrderedDict" else _LEAF
 
     def _limit(self, name: str) -> None:
         if self.stack[-1] > MAX_DEPTH:
@@ -190,6 +212,10 @@ class _Walk:
         if index not in self.memo:
             raise pickle.UnpicklingError(f"memo {index} is empty")
         return self.memo[index]
+
+
+def _depth(kind: int) -> int:
+    return 1 if kind == _NOTHING else max(kind, 0)
 
 
 def _index(name: str, argument: bytes) -> int:

@@ -132,6 +132,7 @@ def png_header(width, height):
     [
         (13_300, 13_300, "13300 × 13300 pixels, more than the 67,108,864"),
         (8192, 8193, "8192 × 8193 pixels, more than"),
+        (20_000, 20_000, "it has more than the 67,108,864 pixels that are read: scale it down"),
         (1, 60_000, "1 × 60000 pixels: one side is more than 200 times"),
         (201, 1, "201 × 1 pixels"),
     ],
