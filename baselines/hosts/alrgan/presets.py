@@ -37,7 +37,7 @@ GUIDED = RefineConfig(
 REFINED = {
     "cub": refined(5_000),
     "coco": refined(5_000),
-    "cub-small": refined(100),
+    "cub-small": GUIDED,
     "scenes": refined(1_000),
     "demo": GUIDED,
     "demo2": GUIDED,

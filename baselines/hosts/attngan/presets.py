@@ -33,7 +33,7 @@ PRESETS: dict[str, Config] = {
 
 # The control for everything added to the generator's loss: spectral norm in the place of batch
 # norm in the discriminators and nothing else, which alone is known to gain much on COCO.
-SPECTRAL = ("cub", "coco", "scenes", "demo")
+SPECTRAL = ("cub", "coco", "scenes", "cub-small", "demo")
 PRESETS |= {
     f"{name}-sn": replace(
         PRESETS[name], model=replace(PRESETS[name].model, discriminator_norm="spectral")

@@ -45,6 +45,7 @@ PRESETS: dict[str, Config] = {
         presets.CUB_SMALL,
         replace(
             SMALL_STREAM,
+            input_size=32,
             embedding_dim=128,
             hidden_dim=256,
             batch_size=32,
