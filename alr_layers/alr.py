@@ -194,7 +194,8 @@ class ALRLoss(nn.Module):
         detach_target: Θ* and h* are targets and receive no gradient (our reading; the printed
             formula does not say). False lets it through both.
         backend: "auto", "reference" or "fused"; None follows `use_backend`. Only "reference" can be
-            differentiated twice.
+            differentiated twice. Where the ops run fused, φ keeps its input and output alone for
+            the backward pass, and computes its first convolution again there.
 
     Example:
         >>> import torch

@@ -1,8 +1,8 @@
 """φ's convolutions (E8), as they are and for the fused path: the map between them is not kept.
 
-That map has K channels where what goes in has L = min(T, D) <= K, so it is a third and more of all
-that a step of the loss path keeps. Computing it again costs the first convolution once more, L K of
-the 3 L K + 3 K² products of a forward and backward pass (an eighth at D 32, T 18): memory is bought
+That map has K channels where what goes in has L = min(T, D) <= K: it was a third and more of all
+that a step of the fused loss path kept. Computing it again is the first convolution once more, L K
+beside the 3 L K + 3 K² of a forward and backward pass (an eighth at D 32, T 18): memory is bought
 with time here. What comes out is the same to the bit, and can be differentiated twice.
 """
 
@@ -24,18 +24,18 @@ def convolved_dtype(weight: Tensor) -> torch.dtype:
 def scores(
     gated: Tensor,
     first_weight: Tensor,
-    first_bias: Tensor,
+    first_bias: Tensor | None,
     second_weight: Tensor,
-    second_bias: Tensor,
+    second_bias: Tensor | None,
 ) -> Tensor:
     """φ without its last sigmoid: two 3x3 convolutions with a leaky ReLU between them.
 
     Args:
         gated: R ⊙ h*, (B, L, H, W).
         first_weight: (K, L, 3, 3).
-        first_bias: (K,).
+        first_bias: (K,), or none.
         second_weight: (K, K, 3, 3).
-        second_bias: (K,).
+        second_bias: (K,), or none.
 
     Returns:
         (B, K, H, W).
@@ -45,7 +45,7 @@ def scores(
     return conv2d(middle, second_weight, second_bias, padding=1)
 
 
-def scores_kept_lean(*tensors: Tensor) -> Tensor:
+def scores_kept_lean(*tensors: Tensor | None) -> Tensor:
     """`scores`, keeping its arguments alone for the backward pass; arguments as there.
 
     They are handed over one by one, so that each is saved, and checked for being overwritten, as
