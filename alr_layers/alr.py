@@ -1,13 +1,15 @@
 """Align the layout of the synthesized image with that of the real one: ALRModule and ALRLoss."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, leaky_relu_
 
 from alr_layers import _checks, functional
-from alr_layers.kernels.dispatch import check_backend
+from alr_layers.kernels import convolutions
+from alr_layers.kernels.dispatch import check_backend, choose
 from alr_layers.kernels.reference import padding_mask
 from alr_layers.options import NORMALIZATIONS, Backend, Normalization
 
@@ -141,12 +143,14 @@ class WeightStack(nn.Module):
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, gated: Tensor) -> Tensor:
+    def forward(self, gated: Tensor, *, backend: Backend | None = None) -> Tensor:
         """Weights in (0, 1).
 
         Args:
             gated: R ⊙ h*, (B, K, H, W), or its first L <= K channels if the others are zero: the
                 first convolution leaves those out, which changes nothing.
+            backend: where the op that gates would run fused, the map between the convolutions is
+                computed again in the backward pass instead of kept; None follows `use_backend`.
 
         Returns:
             (B, K, H, W).
@@ -156,15 +160,16 @@ class WeightStack(nn.Module):
                 f"gated has {gated.shape[1]} channels, expected at most K = {self.channels}"
             )
         live = self.first.weight[:, : gated.shape[1]]
-        gated = gated.to(live.dtype)
+        # Before the convolution would do it itself, so that what is kept is what it reads.
+        gated = gated.to(convolutions.convolved_dtype(live))
         on_cpu = gated.device.type == "cpu"
         if on_cpu:
             # oneDNN would reorder every tensor of both convolutions, forward and backward: turning
             # what goes in and what comes out is much cheaper.
             gated = gated.contiguous(memory_format=torch.channels_last)
-        # In place: no backward pass needs what goes into an activation, and it need not be kept.
-        hidden = leaky_relu_(conv2d(gated, live, self.first.bias, padding=1), 0.2)
-        weights: Tensor = self.second(hidden)
+        fused = choose("gated_residual", (gated,), backend) == "fused"
+        scores = convolutions.scores_kept_lean if fused else convolutions.scores
+        weights = scores(gated, live, self.first.bias, self.second.weight, self.second.bias)
         return (weights.contiguous() if on_cpu else weights).sigmoid_()
 
 
@@ -189,7 +194,8 @@ class ALRLoss(nn.Module):
         detach_target: Θ* and h* are targets and receive no gradient (our reading; the printed
             formula does not say). False lets it through both.
         backend: "auto", "reference" or "fused"; None follows `use_backend`. Only "reference" can be
-            differentiated twice.
+            differentiated twice. Where the ops run fused, φ keeps its input and output alone for
+            the backward pass, and computes its first convolution again there.
 
     Example:
         >>> import torch
@@ -231,6 +237,10 @@ class ALRLoss(nn.Module):
                 f" max_words={words} or more (K = max(feature_dim, max_words) channels)"
             )
 
+    def _weighing(self, phi: nn.Module) -> Callable[[Tensor], Tensor]:
+        """A φ that follows the loss's backend; one put in place of ours takes its input alone."""
+        return partial(phi, backend=self.backend) if isinstance(phi, WeightStack) else phi
+
     def terms(
         self,
         layout: Tensor,
@@ -247,8 +257,8 @@ class ALRLoss(nn.Module):
             layout,
             real_layout,
             real_features,
-            self.phi_easy,
-            self.phi_hard,
+            self._weighing(self.phi_easy),
+            self._weighing(self.phi_hard),
             gamma=self.gamma,
             normalization=self.normalization,
             detach_target=self.detach_target,

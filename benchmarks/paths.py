@@ -95,8 +95,10 @@ def _phi_inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> tuple
     return *(part.requires_grad_() for part in gated), alr
 
 
-def _phi(easy: Tensor, hard: Tensor, alr: ALRLoss) -> tuple[Tensor, ...]:
-    return alr.phi_easy(easy), alr.phi_hard(hard)
+def _phi(
+    easy: Tensor, hard: Tensor, alr: ALRLoss, *, backend: Backend = "reference"
+) -> tuple[Tensor, ...]:
+    return alr.phi_easy(easy, backend=backend), alr.phi_hard(hard, backend=backend)
 
 
 def _phi_channels_last(easy: Tensor, hard: Tensor, alr: ALRLoss) -> tuple[Tensor, ...]:
@@ -130,15 +132,16 @@ def cases() -> tuple[Case, ...]:
         "eager": _path("reference"),
     }
     kernels = {"eager": _kernels("reference")}
-    if has_fused():
-        path["fused"] = _path("fused")
-        kernels["fused"] = _kernels("fused")
     phi: dict[str, Function] = {
         "eager": _phi,
         "channels_last": _phi_channels_last,
         "autocast": _under_autocast(_phi),
         "autocast + channels_last": _under_autocast(_phi_channels_last),
     }
+    if has_fused():
+        path["fused"] = _path("fused")
+        kernels["fused"] = _kernels("fused")
+        phi["fused"] = partial(_phi, backend="fused")
     damsm: dict[str, Function] = {
         "loop": _with_gammas(upstream.words_loss),
         "eager": _with_gammas(words_loss),

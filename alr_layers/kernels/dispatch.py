@@ -94,7 +94,12 @@ def _reasons(op: str, tensors: tuple[Tensor, ...], wanted: str) -> tuple[str, ..
     return found or (requirements.drawbacks(op, *tensors) if wanted == "auto" else ())
 
 
-def _choose(op: str, tensors: tuple[Tensor, ...], backend: str | None) -> str:
+def choose(op: str, tensors: tuple[Tensor, ...], backend: str | None = None) -> str:
+    """The path of `op` for these tensors, "reference" or "fused".
+
+    Raises:
+        FusedUnavailableError: "fused" is asked for by name and cannot run.
+    """
     if op not in OPS:
         raise ValueError(f"op is {op!r}, expected one of {', '.join(OPS)}")
     wanted = _selected if backend is None else _validated(backend, "backend")
@@ -132,7 +137,7 @@ def resolve(op: str, tensors: tuple[Tensor, ...], backend: str | None = None) ->
     Raises:
         FusedUnavailableError: "fused" is asked for by name and cannot run.
     """
-    path = _choose(op, tensors, backend)
+    path = choose(op, tensors, backend)
     _announce(op, path)
     return implementation(op, path)
 

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -8,6 +10,8 @@ from tests.alr_layers.kernel_support import (
     ARRANGEMENTS,
     FUSED,
     SHAPES,
+    arranged,
+    assert_no_worse,
     assert_parity,
     fused,
     inputs,
@@ -46,6 +50,64 @@ def test_the_largest_sizes(op, dtype):
 def test_hard_masks(dtype):
     tensors, _ = inputs("masked_difference", LARGER, dtype, "cuda")
     assert_parity("masked_difference", tensors, ("hard",))
+
+
+@pytest.fixture
+def whole_float32(monkeypatch):
+    """Convolutions in float32, not in TF32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def phi_and_gradients(phi, gated, upstream, backend):
+    gated = gated.detach().requires_grad_()
+    weights = phi(gated, backend=backend)
+    leaves = [gated, *phi.parameters()]
+    return weights, *torch.autograd.grad(weights, leaves, upstream)
+
+
+@pytest.mark.parametrize("words", [5, 18, 32])
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_phi_is_that_of_the_cpu(words, arrangement, whole_float32):
+    torch.manual_seed(0)
+    phi = alr_layers.ALRLoss(32, max_words=words).phi_hard
+    gated, upstream = torch.randn(3, words, 20, 12), torch.randn(3, 32, 20, 12)
+    gated = arranged(gated, arrangement)
+    device_phi = copy.deepcopy(phi).cuda()
+    moved = arranged(gated.cuda(), arrangement), upstream.cuda()
+    plain = phi_and_gradients(device_phi, *moved, "reference")
+    found = phi_and_gradients(device_phi, *moved, "fused")
+    exact = phi_and_gradients(phi.double(), gated.double(), upstream.double(), "reference")
+    for index, (x, y, z) in enumerate(zip(found, plain, exact, strict=True)):
+        torch.testing.assert_close(x.cpu().double(), z, rtol=1e-4, atol=1e-3)
+        assert_no_worse(f"phi {index}", x.cpu(), y.cpu(), z)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_phi_under_autocast_is_that_of_the_reference(dtype):
+    torch.manual_seed(0)
+    phi = alr_layers.ALRLoss(32).phi_easy.cuda()
+    gated, upstream = (torch.randn(2, size, 16, 16, device="cuda") for size in (18, 32))
+    with torch.autocast("cuda", dtype):
+        found, plain = (
+            phi_and_gradients(phi, gated, upstream.to(dtype), backend)
+            for backend in ("fused", "reference")
+        )
+    for x, y in zip(found, plain, strict=True):
+        assert x.dtype == y.dtype
+        torch.testing.assert_close(x, y, rtol=2e-2, atol=2e-2)
+
+
+def test_phi_leaves_its_inner_map_out_of_the_devices_memory():
+    phi = alr_layers.ALRLoss(32).phi_easy.cuda()
+    gated = torch.randn(4, 18, 64, 64, device="cuda", requires_grad=True)
+    held = {}
+    for backend in ("reference", "fused"):
+        before = torch.cuda.memory_allocated()
+        weights = phi(gated, backend=backend)
+        held[backend] = (torch.cuda.memory_allocated() - before) / weights.nbytes
+        del weights
+    assert held["fused"] == pytest.approx(1, abs=0.1)
+    assert held["reference"] == pytest.approx(2, abs=0.1)
 
 
 def path_step():

@@ -8,9 +8,9 @@ import alr_layers
 from alr_layers import functional
 from alr_layers.kernels import reference
 from alr_layers.kernels.dispatch import implementation
+from benchmarks.saved_tensors import SavedTensors
 from tests.support import oracles
 from tests.support.inputs import ARGUMENTS, SHAPES, make_inputs
-from tests.support.saved_tensors import SavedTensors
 from tests.support.tolerances import assert_exact
 
 HALVES = [torch.bfloat16, torch.float16]

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import alr_layers
 from alr_layers.kernels.dispatch import implementation
 from tests.alr_layers.kernel_support import (
     ARRANGEMENTS,
@@ -102,3 +103,19 @@ def test_one_output_alone_may_be_used(wanted):
     both = run(op, (h, words), rest, upstream)
     for x, y in zip(used[2], both[2], strict=True):
         torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "autocast"])
+def test_a_loss_with_its_phi_is_that_of_the_reference(autocast):
+    """The kernels around φ and φ itself, which keeps less: the loss and every gradient."""
+    loss = alr_layers.ALRLoss(8)
+    (layout, real, features), _ = inputs("gated_residual", (2, 8, 5, 4, 6), torch.float32)
+    layout.requires_grad_()
+    results = []
+    for backend in ("fused", "reference"):
+        loss.backend = backend
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            total = loss(layout, real, features)
+        results.append((total, *torch.autograd.grad(total, [layout, *loss.parameters()])))
+    for x, y in zip(*results, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-2 if autocast else 1e-5, atol=1e-6)

@@ -17,7 +17,7 @@ from baselines.training.distributed import World
 from baselines.training.loop import run_phase
 from baselines.training.objective import AveragedNetwork
 from baselines.training.terms import CaptionBank
-from tests.support.saved_tensors import SavedTensors
+from benchmarks.saved_tensors import SavedTensors
 from tests.support.tiny_run import tiny_config
 
 SCALER = torch.amp.GradScaler("cpu", enabled=False)
