@@ -283,8 +283,8 @@ class OptimConfig(Group):
     )
     checkpoint_activations: bool = setting(
         False,
-        "compute the activations of the generator's stages again in the backward pass instead of "
-        "keeping them: less memory, more time",
+        "compute the activations of the generator's stages and of the discriminators' layers again "
+        "in the backward pass instead of keeping them: less memory, more time",
         resume=True,
     )
     sync_batch_norm: bool = setting(

@@ -77,12 +77,15 @@ def stage_floats(config: Config) -> float:
 
 def discriminator_floats(config: Config, side: float) -> float:
     """Floats per image that the discriminator of `side` keeps: convolution, norm, activation."""
-    total, grid = 0.0, side
+    grid, outputs, within = side, [], []
     channels = sizes.discriminator_channels(float(config.model.discriminator_dim), side)
     for layer, width in enumerate(channels):
         grid = max(4.0, grid / 2)
-        total += (2 if layer == 0 else 3) * width * grid**2
-    return total + 3 * 16 * 8.0 * config.model.discriminator_dim + 3 * side**2
+        outputs.append(width * grid**2)
+        within.append((1 if layer == 0 else 2) * width * grid**2)
+    # One layer at a time is computed again, from its input.
+    inside = max(within) if config.optim.checkpoint_activations else sum(within)
+    return sum(outputs) + inside + 3 * 16 * 8.0 * config.model.discriminator_dim + 3 * side**2
 
 
 def damsm_floats(config: Config, batch: float, command: str) -> float:

@@ -315,6 +315,8 @@ def build_objective(
         distributed.broadcast(network, world)
     if config.optim.checkpoint_activations:
         recompute(getattr(objective.net, host.stages_of_generator))
+        for network in objective.discriminators:
+            recompute(getattr(network, host.layers_of_discriminator))
     if config.optim.sync_batch_norm:
         synchronise(objective.net, world)
         synchronise(objective.discriminators, world)

@@ -106,6 +106,8 @@ class Host:
     layout_source: `refine.source` under `--refine`; "" is that of ALR-GAN's presets.
     stages_of_generator: attribute of the generator with the modules, one after the other, that
         hold most of its activations, and whose forward changes nothing but running statistics.
+    layers_of_discriminator: the same of every discriminator; their forward may also move the
+        vectors of `SpectralNorm`.
     wrong_images: whether its losses need an image of another class beside every captioned one.
     original_names: our network -> the original's name of every entry of its state_dict, or None if
         it is none of this host's.
@@ -126,6 +128,7 @@ class Host:
     layouts: bool = True
     layout_source: str = ""
     stages_of_generator: str = "stages"
+    layers_of_discriminator: str = "trunk"
     wrong_images: bool = False
     read_original: Callable[[Mapping[str, Tensor]], nn.Module | None] | None = None
     original_names: Callable[[nn.Module], dict[str, str] | None] | None = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,6 +72,16 @@ class SpectralNorm(nn.Module):
         self._u.copy_(u)
         self._v.copy_(v)
         return u, v
+
+    @contextmanager
+    def held(self, u: Tensor, v: Tensor) -> Iterator[None]:
+        """Divide by the estimate that `u` (out,) and `v` (in,) give, and leave our own alone."""
+        training, own = self.training, (self._u, self._v)
+        self.training, self._u, self._v = False, u, v
+        try:
+            yield
+        finally:
+            self.training, (self._u, self._v) = training, own
 
     def forward(self, weight: Tensor) -> Tensor:
         """The normalised weight, of the shape and dtype of `weight`."""

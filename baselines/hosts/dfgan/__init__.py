@@ -17,6 +17,7 @@ HOST = Host(
     original_names=deferred("baselines.hosts.dfgan.original:original_names"),
     describe=deferred("baselines.hosts.dfgan.original:describe"),
     stages_of_generator="blocks",
+    layers_of_discriminator="blocks",
     layouts=False,
     # No context of words enters the features, so nothing would tie an ALRModule to the image.
     layout_source="damsm",

@@ -1,71 +1,171 @@
 """Activations computed again: the same step in less memory."""
 
 import dataclasses
+from collections import Counter
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from baselines import train
-from baselines.estimate import memory
+from baselines.config import Config
+from baselines.estimate import discriminator_floats, memory
+from baselines.hosts import HOSTS
+from baselines.networks.blocks import normalise_spectrally
+from baselines.networks.discriminators import Discriminator
 from baselines.runs import load_encoders
 from baselines.training.distributed import World
 from baselines.training.loop import run_phase
+from baselines.training.recompute import recompute
 from tests.baselines.commands import differences, train_command
 from tests.baselines.training.test_norms import rows
 
-HOSTS = [("attngan", ""), ("dmgan", ""), ("stackgan", ""), ("dfgan", ""), ("alrgan", "alr,lvr")]
+REFINED = {"alrgan": "alr,lvr"}
+SIZES = {"dfgan": ("model.base_size=32", "model.stages=1"), "mirrorgan": ("loss.caption=0",)}
 
 
-def configured(model, encoders, again, refine=""):
-    size = ("model.base_size=32", "model.stages=1") if model == "dfgan" else ()
+def configured(model, encoders, again, *settings):
+    refine = REFINED.get(model, "")
     given = train_command(
-        model, encoders / "run", encoders, 1, *size, f"optim.checkpoint_activations={again}",
+        model, encoders / "run", encoders, 1, *SIZES.get(model, ()), *settings,
+        f"optim.checkpoint_activations={again}",
         "refine.alr.share=0.1" if refine else "run.log_every=1", refine=refine,
     )  # fmt: skip
     return train.configure(train.parse(given))
 
 
+class Kept:
+    """Bytes that graphs keep for their backward pass, weights left out: now and at the most."""
+
+    def __init__(self, weights):
+        self.weights = {weight.untyped_storage().data_ptr() for weight in weights}
+        self.holders, self.now, self.most = Counter(), 0, 0
+
+    def moved(self, tensor: Tensor, by: int) -> None:
+        storage = tensor.untyped_storage()
+        at = storage.data_ptr()
+        if at not in self.weights:
+            self.holders[at] += by
+            if self.holders[at] == (by + 1) // 2:  # the first came or the last went
+                self.now += by * storage.nbytes()
+                self.most = max(self.most, self.now)
+
+    def pack(self, tensor: Tensor) -> "Held":
+        return Held(self, tensor)
+
+
+class Held:
+    """One tensor that a graph keeps, until the graph is gone."""
+
+    def __init__(self, kept, tensor):
+        # Detached: a result that is saved would otherwise keep its own graph alive.
+        self.kept, self.tensor = kept, tensor.detach()
+        kept.moved(self.tensor, 1)
+
+    def __del__(self):
+        self.kept.moved(self.tensor, -1)
+
+
 def step(config, encoders):
-    """(gradients by parameter, everything else that a step leaves, bytes kept for the backward)."""
+    """What a step leaves: gradients by parameter, all else, bytes kept at the most by phase."""
     found = load_encoders(encoders)
     objective = train.build_objective(train.settled(config, found, World()), found, World())
-    assert sum(p.numel() for p in objective.net.parameters()) > 1000
-    kept = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
+    trained = {**dict(objective.net.named_parameters(prefix="G"))}
+    trained |= dict(objective.discriminators.named_parameters(prefix="D"))
+    assert sum(p.numel() for p in trained.values()) > 1000
     batch = rows(World())
     images = batch.images.float()
     batch = dataclasses.replace(batch, images=images, wrong_images=images.flip(0))
     torch.manual_seed(0)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        shared = objective.begin(batch, 1)
+    most = {}
+
+    def watched(name, act):
+        kept = Kept([*trained.values(), *objective.image_encoder.parameters()])
+        with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda held: held.tensor):
+            result = act()
+        most[name] = kept.most
+        return result
+
+    shared = watched("draw", lambda: objective.begin(batch, 1))
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     for phase in objective.phases:
-        run_phase(phase, objective.phases, [shared], scaler, World())
-    gradients = {name: p.grad for name, p in objective.net.named_parameters()}
-    buffers = {
-        f"{network} {name}": value
-        for network, module in objective.networks.items()
-        for name, value in module.named_buffers()
-    }
-    states = {"torch": torch.get_rng_state(), "noise": objective.rng.get_state()}
-    return gradients, {**buffers, **states}, sum(kept.values())
+        watched(
+            phase.name,
+            lambda phase=phase: run_phase(phase, objective.phases, [shared], scaler, World()),
+        )
+    gradients = {name: p.grad for name, p in trained.items()}
+    states = {name: network.state_dict() for name, network in objective.networks.items()}
+    states |= {"torch": torch.get_rng_state(), "noise": objective.rng.get_state()}
+    return gradients, states, most
 
 
-@pytest.mark.parametrize(("model", "refine"), HOSTS)
-def test_a_step_is_the_same_and_keeps_less(model, refine, encoders):
+@pytest.mark.parametrize(
+    ("model", "settings"), [*((host, ()) for host in HOSTS), ("attngan", ("optim.amp=bf16",))]
+)
+def test_a_step_is_the_same_and_keeps_less(model, settings, encoders):
     plain, again = (
-        step(configured(model, encoders, on, refine), encoders) for on in ("false", "true")
+        # Without DAMSM, whose image encoder keeps far more of an image than so small networks.
+        step(configured(model, encoders, on, "loss.damsm=0", *settings), encoders)
+        for on in ("false", "true")
     )
-    assert differences(plain[1], again[1]) == [], "running statistics or a random state"
-    assert plain[0].keys() == again[0].keys()
-    for name, gradient in plain[0].items():
-        torch.testing.assert_close(again[0][name], gradient, rtol=1e-5, atol=1e-7, msg=name)
-    assert again[2] < 0.75 * plain[2]
+    assert differences(plain[0], again[0]) == [], "gradients"
+    assert differences(plain[1], again[1]) == [], "weights, statistics or a random state"
+    assert plain[2].keys() == again[2].keys() and len(plain[2]) >= 3
+    ratios = {phase: again[2][phase] / most for phase, most in plain[2].items()}
+    assert ratios.pop("draw") < 0.5
+    assert max(ratios.values()) < 0.8, ratios
+
+
+def spectral_layers(again):
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        *(nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.LeakyReLU()) for _ in range(2))
+    )
+    normalise_spectrally(layers)
+    # Far from its last estimate, so that another iteration is seen.
+    for layer in layers:
+        nn.init.normal_(layer[0].parametrizations.weight.original)
+    if again:
+        recompute(layers)
+    return layers
+
+
+def passes(again):
+    """Two passes before any backward, then gradients of a gradient: twice through one graph."""
+    layers = spectral_layers(again)
+    images = [torch.randn(4, 3, 9, 9, requires_grad=True) for _ in range(2)]
+    first, second = (layers(image) for image in images)
+    moved = {name: value.clone() for name, value in layers.named_buffers()}
+    found = list(torch.autograd.grad(second.square().sum(), [images[1], *layers.parameters()]))
+    (slope,) = torch.autograd.grad(first.square().sum(), images[0], create_graph=True)
+    (slope.square().sum() + first.sum()).backward()
+    found += [p.grad for p in layers.parameters()]
+    assert differences(moved, dict(layers.named_buffers())) == [], "moved a second time"
+    assert all(part.training for part in layers.modules())
+    return found, moved
+
+
+def test_spectral_norm_is_the_estimate_of_its_own_pass_and_twice_differentiable():
+    plain, again = passes(again=False), passes(again=True)
+    assert differences(plain, again) == []
+
+
+@pytest.mark.parametrize("norm", ["batch", "spectral"])
+@pytest.mark.parametrize("again", [False, True])
+def test_the_estimate_of_a_discriminator_is_what_it_keeps(norm, again):
+    rows, size = 4, 64
+    model = dataclasses.replace(HOSTS["attngan"].presets["cub"].model, discriminator_dim=16)
+    optim = dataclasses.replace(Config().optim, checkpoint_activations=again)
+    network = Discriminator(image_size=size, feature_dim=16, norm=norm)
+    if again:
+        recompute(network.trunk)
+    kept = Kept(network.parameters())
+    with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda held: held.tensor):
+        result = network(torch.randn(rows, 3, size, size))
+    assert result.requires_grad
+    estimate = rows * discriminator_floats(Config(model=model, optim=optim), size) * 4
+    # With the layer that is computed again while its gradient is taken.
+    assert 0.8 < estimate / kept.most < (1.7 if again else 1.2)
 
 
 def test_the_estimate_of_memory_knows_it():
