@@ -24,6 +24,7 @@ __all__ = [
     "kl_loss",
     "matching_aware_gradient_penalty",
     "matching_loss",
+    "matching_losses",
     "sentence_loss",
     "sentence_scores",
     "word_attention",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 EPSILON = 1e-8
+IMAGES, TEXTS = 4, 12  # that meet at a time on a CPU
 
 
 def _region_attention(matches: Tensor, lengths: Tensor, gamma1: float) -> Tensor:
@@ -78,6 +80,32 @@ def word_scores(
     Returns:
         (B, N). The largest intermediates are (B, N, T, regions).
     """
+    if regions.device.type == "cpu":
+        return _scores_by_blocks(regions, words, lengths, gamma1, gamma2)
+    return _scores(regions, words, lengths, gamma1, gamma2)
+
+
+def _scores_by_blocks(
+    regions: Tensor, words: Tensor, lengths: Tensor, gamma1: float, gamma2: float
+) -> Tensor:
+    """A few images and texts at a time: what is between stays in the caches.
+
+    Texts of like lengths share a block, which ends with the longest of them, so that hardly any
+    padding is multiplied. A GPU would have to tell the lengths, and is faster in one piece.
+    """
+    order = lengths.argsort()
+    columns = []
+    for chosen in order.split(TEXTS):
+        some = lengths[chosen]
+        block = words[chosen, :, : int(some.max())]
+        rows = [_scores(images, block, some, gamma1, gamma2) for images in regions.split(IMAGES)]
+        columns.append(torch.cat(rows))
+    return torch.cat(columns, dim=1)[:, order.argsort()]
+
+
+def _scores(
+    regions: Tensor, words: Tensor, lengths: Tensor, gamma1: float, gamma2: float
+) -> Tensor:
     regions, words = accurate(regions, words)
     with no_autocast(regions):
         regions = regions.flatten(2)
@@ -125,7 +153,8 @@ def matching_loss(
     return F.cross_entropy(scores, target)
 
 
-def _both_ways(scores: Tensor, class_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+def matching_losses(scores: Tensor, class_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`matching_loss` of (B, B) scores of images and texts: (image to text, text to image)."""
     return (
         matching_loss(scores, class_ids, class_ids),
         matching_loss(scores.t(), class_ids, class_ids),
@@ -154,14 +183,14 @@ def words_loss(
         gamma3: sharpness of the choice among the batch.
     """
     scores = word_scores(regions, words, lengths, gamma1=gamma1, gamma2=gamma2)
-    return _both_ways(gamma3 * scores, class_ids)
+    return matching_losses(gamma3 * scores, class_ids)
 
 
 def sentence_loss(
     code: Tensor, sentence: Tensor, class_ids: Tensor | None, *, gamma3: float
 ) -> tuple[Tensor, Tensor]:
     """DAMSM's sentence loss of (B, E) codes and sentences: (image to text, text to image)."""
-    return _both_ways(gamma3 * sentence_scores(code, sentence), class_ids)
+    return matching_losses(gamma3 * sentence_scores(code, sentence), class_ids)
 
 
 def _cross_entropy(logits: Tensor, real: bool) -> Tensor:

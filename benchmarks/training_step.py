@@ -90,7 +90,7 @@ def original_step(objective: GANObjective, config: Config, world: World) -> Call
     average = dict(objective.average.network.named_parameters())
 
     def step(number: int) -> None:
-        with mock.patch.object(losses, "words_loss", upstream.words_loss):
+        with mock.patch.object(losses, "word_scores", upstream.word_scores):
             shared = objective.begin(batch, FIRST_STEP + number)
             for phase in objective.phases:
                 phase.optimizer.zero_grad()

@@ -1,6 +1,6 @@
 """DAMSM's words loss the way the originals compute it: one caption after the other.
 
-For comparison only: what `baselines.losses.words_loss` does in one batched product, here each
+For comparison only: what `baselines.losses.words_loss` does in batched products, here each
 caption is attended to by all images of the batch in a loop, and the scores are put side by side.
 """
 
@@ -19,6 +19,17 @@ def _match(regions: Tensor, caption: Tensor, gamma1: float, gamma2: float) -> Te
     return (gamma2 * relevance).exp().sum(1).log()
 
 
+def word_scores(
+    regions: Tensor, words: Tensor, lengths: Tensor, *, gamma1: float, gamma2: float
+) -> Tensor:
+    """R of every image and caption, (B, N), with a loop over the captions."""
+    columns = [
+        _match(regions, words[index, :, :length], gamma1, gamma2)
+        for index, length in enumerate(lengths.tolist())
+    ]
+    return torch.stack(columns, 1)
+
+
 def words_loss(
     regions: Tensor,
     words: Tensor,
@@ -30,11 +41,7 @@ def words_loss(
     gamma3: float,
 ) -> tuple[Tensor, Tensor]:
     """(image to text, text to image), with a loop over the captions."""
-    columns = [
-        _match(regions, words[index, :, :length], gamma1, gamma2)
-        for index, length in enumerate(lengths.tolist())
-    ]
-    scores = gamma3 * torch.stack(columns, 1)
+    scores = gamma3 * word_scores(regions, words, lengths, gamma1=gamma1, gamma2=gamma2)
     same_class = class_ids[:, None] == class_ids[None, :]
     same_class.fill_diagonal_(False)
     scores = scores.masked_fill(same_class, -torch.inf)

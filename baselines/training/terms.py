@@ -177,18 +177,18 @@ def damsm_losses(
 
     Returns:
         "damsm_words" and "damsm_sentence", each the sum of both directions, unweighted. Every
-        rank computes the loss of the whole global batch (see `distributed.gather`).
+        rank computes the loss of the whole global batch (see `distributed.gather`) from the
+        scores of its own images: regions, which are most of the data, stay where they are.
     """
     class_ids = gather(captions.class_ids, world)
-    words = losses.words_loss(
-        gather(features.regions, world),
+    scores = losses.word_scores(
+        features.regions,
         gather(captions.words, world),
         gather(captions.lengths, world),
-        class_ids,
         gamma1=loss.gamma1,
         gamma2=loss.gamma2,
-        gamma3=loss.gamma3,
     )
+    words = losses.matching_losses(loss.gamma3 * gather(scores, world), class_ids)
     code, sentence = gather(features.code, world), gather(captions.sentence, world)
     if bank is None:
         both = losses.sentence_loss(code, sentence, class_ids, gamma3=loss.gamma3)

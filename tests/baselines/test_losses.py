@@ -1,5 +1,6 @@
 import doctest
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -84,6 +85,27 @@ def test_scores_of_more_texts_than_images(batch):
     regions, words = batch
     ours = losses.word_scores(regions[:2], words, LENGTHS, **GAMMAS)
     torch.testing.assert_close(ours, naive_scores(regions[:2], words, LENGTHS))
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(1, 3), st.integers(1, 4), st.data())
+def test_blocks_of_images_and_texts_change_nothing(images, texts, rows, columns, data):
+    regions, words = draw(images, 3, 2, 2, seed=1), draw(texts, 3, 5, seed=2)
+    regions.requires_grad_(), words.requires_grad_()
+    lengths = torch.tensor(data.draw(st.lists(st.integers(1, 5), min_size=texts, max_size=texts)))
+    whole = losses._scores(regions, words, lengths, 4.0, 5.0)
+    with mock.patch.multiple(losses, IMAGES=rows, TEXTS=columns):
+        blocks = losses.word_scores(regions, words, lengths, **GAMMAS)
+    torch.testing.assert_close(blocks, whole)
+    naive = naive_scores(regions.detach(), words.detach(), lengths)
+    torch.testing.assert_close(blocks.detach(), naive)
+    upstream = draw(images, texts, seed=3)
+    for x, y in zip(
+        torch.autograd.grad(blocks, (regions, words), upstream),
+        torch.autograd.grad(whole, (regions, words), upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(x, y)
 
 
 def test_a_share_of_the_rows_gives_its_part_of_the_global_loss(batch):

@@ -7,10 +7,12 @@ import torch
 import torch.multiprocessing as mp
 from torch import nn
 
-from baselines import losses
-from baselines.training import distributed
+from baselines.config import LossConfig
+from baselines.networks.encoders import ImageFeatures
+from baselines.training import distributed, terms
 from baselines.training.checkpoint import checkpoints, load_torch
-from baselines.training.distributed import World, average_gradients, gather
+from baselines.training.distributed import World, average_gradients
+from baselines.training.terms import Captions, damsm_losses
 from tests.baselines.commands import train_command, train_on_two_ranks, train_tiny
 
 WORDS, REGIONS, E, BATCH = 5, 9, 6, 8
@@ -27,18 +29,9 @@ class Toy(nn.Module):
     def loss(self, pixels, tokens, lengths, class_ids, world):
         regions = self.image(pixels).transpose(1, 2).unflatten(2, (3, 3))
         words = self.text(tokens).transpose(1, 2)
-        lengths, class_ids = gather(lengths, world), gather(class_ids, world)
-        temperatures = {"gamma1": 4.0, "gamma2": 5.0, "gamma3": 10.0}
-        words_loss = losses.words_loss(
-            gather(regions, world), gather(words, world), lengths, class_ids, **temperatures
-        )
-        sentence_loss = losses.sentence_loss(
-            gather(regions.mean((2, 3)), world),
-            gather(words.mean(2), world),
-            class_ids,
-            gamma3=10.0,
-        )
-        return sum(words_loss) + sum(sentence_loss)
+        features = ImageFeatures(regions, regions.mean((2, 3)))
+        captions = Captions(words.mean(2), words, lengths, class_ids)
+        return sum(damsm_losses(features, captions, LossConfig(), world).values())
 
 
 def inputs():
@@ -80,6 +73,15 @@ def test_contrastive_gradients_are_those_of_the_global_batch(tmp_path):
             torch.testing.assert_close(
                 saved["gradients"][name], parameter.grad, atol=1e-9, rtol=1e-9, msg=name
             )
+
+
+def test_regions_stay_on_their_rank(monkeypatch):
+    """At 64 GPUs the regions of a global batch are hundreds of megabytes, words and scores few."""
+    gathered = []
+    monkeypatch.setattr(terms, "gather", lambda tensor, world: gathered.append(tensor) or tensor)
+    toy().loss(*inputs(), World())
+    assert len(gathered) == 6
+    assert not any(REGIONS in tensor.shape or 3 in tensor.shape[2:] for tensor in gathered)
 
 
 def test_torchrun_trains_and_one_process_goes_on(tmp_path: Path, encoders: Path):
