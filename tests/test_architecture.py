@@ -130,7 +130,7 @@ def test_fused_kernels_are_leaves():
 # Inside the trainers, from the ground up: each knows only its own layer and those before it.
 TRAINERS = (
     {"errors", "files", "console", "settings", "config", "presets"},
-    {"losses", "hinge", "precision", "data", "networks", "pictures"},
+    {"losses", "hinge", "matching", "precision", "data", "networks", "pictures"},
     {"training"},
     {"refinement"},
     {"hosts"},

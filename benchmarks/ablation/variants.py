@@ -103,6 +103,13 @@ SINGLE = (
         base=DAMSM_LVR,
         control="damsm-alr-lvr",
     ),
+    _one_change(
+        "every-4",
+        "refining every fourth step",
+        "refine.every=4",
+        base=STAGE,
+        control="alr",
+    ),
     *(
         _one_change(
             f"lambda1-{weight}",

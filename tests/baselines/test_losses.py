@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baselines import hinge, losses
+from baselines import hinge, losses, matching
 from baselines.networks.discriminators import Discriminator
 
 GAMMAS = {"gamma1": 4.0, "gamma2": 5.0}
@@ -93,8 +93,8 @@ def test_blocks_of_images_and_texts_change_nothing(images, texts, rows, columns,
     regions, words = draw(images, 3, 2, 2, seed=1), draw(texts, 3, 5, seed=2)
     regions.requires_grad_(), words.requires_grad_()
     lengths = torch.tensor(data.draw(st.lists(st.integers(1, 5), min_size=texts, max_size=texts)))
-    whole = losses._scores(regions, words, lengths, 4.0, 5.0)
-    with mock.patch.multiple(losses, IMAGES=rows, TEXTS=columns):
+    whole = matching._scores(regions, words, lengths, 4.0, 5.0)
+    with mock.patch.multiple(matching, IMAGES=rows, TEXTS=columns):
         blocks = losses.word_scores(regions, words, lengths, **GAMMAS)
     torch.testing.assert_close(blocks, whole)
     naive = naive_scores(regions.detach(), words.detach(), lengths)
