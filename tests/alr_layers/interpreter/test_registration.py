@@ -3,6 +3,7 @@ import torch
 
 import alr_layers
 from alr_layers.kernels import dispatch
+from benchmarks.saved_tensors import SavedTensors
 from tests.alr_layers.kernel_support import FUSED, fused, inputs, run
 
 SHAPE = (2, 5, 4, 3, 4)
@@ -64,6 +65,28 @@ def test_the_whole_path_compiles_in_one_graph_for_any_length():
         torch.testing.assert_close(context, expected_context)
         loss.backward()
     assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "autocast"])
+def test_a_compiled_loss_keeps_what_phi_reads_and_gives_alone_as_well(autocast):
+    loss = alr_layers.ALRLoss(8, backend="fused")
+    (layout, real, features), _ = inputs("gated_residual", (2, 8, 5, 4, 6), torch.float32)
+    layout.requires_grad_()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    results, kept = [], []
+    for form in (loss, compiled):
+        with (
+            SavedTensors([layout, real, features, *loss.parameters()]) as saved,
+            torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+        ):
+            total = form(layout, real, features)
+        kept.append(saved.live)
+        results.append((total, *torch.autograd.grad(total, [layout, *loss.parameters()])))
+    for x, y in zip(*results, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-2 if autocast else 1e-5, atol=1e-6)
+    maps = 2 * (5 + 8) * layout[:, 0].numel() * (2 if autocast else 4)
+    # And the four numbers of every sample, with their ties.
+    assert all(0 <= held - maps < 100 for held in kept)
 
 
 @pytest.mark.parametrize("op", FUSED)
