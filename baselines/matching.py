@@ -59,7 +59,8 @@ def word_scores(
     Returns:
         (B, N). The largest intermediates are (B, N, T, regions).
     """
-    if regions.device.type == "cpu":
+    # Blocks depend on the lengths, which a compiled graph does not know.
+    if regions.device.type == "cpu" and not torch.compiler.is_compiling():
         return _scores_by_blocks(regions, words, lengths, gamma1, gamma2)
     return _scores(regions, words, lengths, gamma1, gamma2)
 

@@ -108,6 +108,16 @@ def test_blocks_of_images_and_texts_change_nothing(images, texts, rows, columns,
         torch.testing.assert_close(x, y)
 
 
+def test_the_words_loss_compiles_in_one_graph(batch):
+    torch._dynamo.reset()
+    compiled = torch.compile(losses.words_loss, fullgraph=True, backend="eager")
+    found = compiled(*batch, LENGTHS, CLASSES, gamma3=10.0, **GAMMAS)
+    torch.testing.assert_close(
+        found, losses.words_loss(*batch, LENGTHS, CLASSES, gamma3=10.0, **GAMMAS)
+    )
+    torch._dynamo.reset()
+
+
 def test_a_share_of_the_rows_gives_its_part_of_the_global_loss(batch):
     scores = losses.word_scores(*batch, LENGTHS, **GAMMAS)
     whole = losses.matching_loss(scores, CLASSES, CLASSES)
