@@ -101,11 +101,11 @@ def limits(run, count):
     """Sizes of files at which one after the other of the run's no longer fits."""
     rng, largest = random.Random(5), checkpoints(run)[-1].stat().st_size
     edges = [30, largest - 1, 0, (run / CONFIG).stat().st_size - 1]
-    others = (int(largest ** rng.uniform(0, 1)) - 1 for _ in range(count))
+    others = (int(largest ** rng.uniform(0.4, 1)) - 1 for _ in range(count))
     return [*edges, *others][:count]
 
 
-@sizes(2, 60)
+@sizes(2, 30)
 def test_files_that_may_not_grow_stop_the_run_and_it_goes_on(count, tmp_path, encoders, whole):
     outcomes = Counter()
     for number, limit in enumerate(limits(whole, count)):
@@ -123,7 +123,7 @@ def test_files_that_may_not_grow_stop_the_run_and_it_goes_on(count, tmp_path, en
     print(f"\nfiles that may not grow: stopped at {dict(outcomes)}, all gone on with")
 
 
-@sizes(2, 40)
+@sizes(2, 30)
 def test_a_disk_that_fills_up_stops_the_run_and_it_goes_on(count, tmp_path, encoders, whole):
     disk, outcomes = tmp_path / "disk", Counter()
     used = sum(path.stat().st_blocks * 512 for path in whole.rglob("*") if path.is_file())
