@@ -14,7 +14,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -80,6 +81,15 @@ class _Recording:
         return getattr(self._file, name)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an `OSError` of the system, which knows a handle only, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_atomic(
     path: Path, write: Callable[[IO[bytes]], object], *, seal: Seal | None = None
 ) -> None:
@@ -130,11 +140,8 @@ def append_text(path: Path, text: str) -> None:
     Raises:
         OSError: naming `path`.
     """
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    with naming(path), open(path, "a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -319,6 +326,7 @@ def _flush_directory(directory: Path) -> None:
     """Make a rename in `directory` survive a power cut."""
     handle = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with naming(directory):
+            os.fsync(handle)
     finally:
         os.close(handle)

@@ -35,6 +35,7 @@ def locked(run_dir: Path) -> Iterator[None]:
 
     Raises:
         RunInUseError: naming the process, its machine and since when it runs.
+        OSError: naming the file: the disk is full, the folder not writable, ...
     """
     made = _make(run_dir)
     path = run_dir / LOCK
@@ -45,10 +46,11 @@ def locked(run_dir: Path) -> Iterator[None]:
             logger.info("%s: its last training (%s) ended without closing it", run_dir, owner)
         for left in files.sweep(run_dir):
             logger.info("%s: removed, left half-written", left)
-        _write_owner(handle, _myself())
+        with files.naming(path):
+            _write_owner(handle, _myself())
         yield
     finally:
-        _write_owner(handle, "")
+        os.ftruncate(handle, 0)
         if made and os.listdir(run_dir) == [LOCK]:
             path.unlink()
             for folder in made:
@@ -127,8 +129,10 @@ def _read_owner(handle: int) -> str:
 
 def _write_owner(handle: int, owner: str) -> None:
     os.ftruncate(handle, 0)
-    if owner:
-        os.pwrite(handle, json.dumps({"owner": owner}).encode() + b"\n", 0)
+    content = json.dumps({"owner": owner}).encode() + b"\n"
+    written = 0
+    while written < len(content):  # a disk that is almost full takes a part without complaint
+        written += os.pwrite(handle, content[written:], written)
 
 
 _inherited: set[int] = set()
