@@ -53,9 +53,14 @@ def write_results(root: Path, out: Path) -> str:
     groups = grouped(entries)
     text = "\n".join(page(group, runs) for group, runs in sorted(groups.items()))
     write_text(out / "ABLATION.md", text)
-    for (size, host, objects), runs in groups.items():
-        plot(runs, f"{host}, {objects} object(s)", out / f"{size}-{host}-{objects}.png")
+    for group, runs in groups.items():
+        plot(runs, f"{group[1]}, {group[2]} object(s)", out / plot_name(group))
     return text
+
+
+def plot_name(group: Group) -> str:
+    """Such as cpu-attngan-2.png, beside the page."""
+    return "-".join(map(str, group)) + ".png"
 
 
 def gathered(kept: Path, root: Path) -> list[Entry]:
@@ -79,7 +84,7 @@ def grouped(entries: Sequence[Entry]) -> dict[Group, Runs]:
 
 
 def page(group: Group, runs: Runs) -> str:
-    """Three tables of one group: place at equal images, at equal CPU time, and the end."""
+    """A group's plot and three tables: at equal images, at equal CPU time, and the end."""
     size, host, objects = group
     names = [name for name in VARIANTS if name in runs]
     last = max(int(e["images"]) for seeds in runs.values() for es in seeds.values() for e in es)
@@ -105,6 +110,8 @@ def page(group: Group, runs: Runs) -> str:
             f"At the end, {last:,} images.",
             "",
             table(["variant", "seeds", *ENDS], ends),
+            "",
+            f"![Place against images seen, {host}, {objects} object(s)]({plot_name(group)})",
             "",
         ]
     )

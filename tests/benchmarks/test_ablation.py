@@ -111,6 +111,7 @@ def test_tables_and_files_follow_from_the_measures(done, tiny, tmp_path, capsys)
     assert "host alone" in text and VARIANTS["damsm-alr"].title in text
     again = gathered(tmp_path / "results" / MEASURES, tmp_path)
     assert grouped(again) == grouped(gathered(tmp_path / "none", done))
+    assert "](tiny-attngan-1.png)" in text
     assert (tmp_path / "results" / "tiny-attngan-1.png").stat().st_size > 1000
     command.main(["--table", "--out", str(done), "--results", str(tmp_path / "more")])
     assert text in capsys.readouterr().out
