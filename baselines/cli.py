@@ -96,6 +96,12 @@ def config_parser(command: str, description: str | None) -> Parser:
         action="store_true",
         help="print the resolved configuration, and what it takes on standard error, and stop",
     )
+    parser.add_argument(
+        "--timed",
+        action="store_true",
+        help="with --dry-run: also run a few steps on random images, and say how long the "
+        "training takes here",
+    )
     return parser
 
 
@@ -114,8 +120,11 @@ def resolve(config: Config, args: argparse.Namespace, command: str) -> Config:
     """The preset `config` with the options of `config_parser` applied.
 
     Raises:
-        ConfigError: a setting that does not exist, does not fit, or that `command` does not read.
+        ConfigError: a setting that does not exist, does not fit, or that `command` does not read;
+            an option that has no effect.
     """
+    if args.timed and not args.dry_run:
+        raise ConfigError("--timed: has no effect without --dry-run")
     for key, text in map(split_assignment, args.set):
         reader = named_setting(Config, key).only
         if reader not in ("", command):
@@ -135,10 +144,15 @@ def resolve(config: Config, args: argparse.Namespace, command: str) -> Config:
     return config
 
 
-def print_config(config: Config, command: str) -> None:
-    """For `--dry-run`: the resolved configuration as JSON; on standard error what it takes."""
+def print_config(config: Config, command: str, timed: Callable[[], str] | None = None) -> None:
+    """For `--dry-run`: the resolved configuration as JSON; on standard error what it takes.
+
+    `timed`: under `--timed`, says how long the training takes here.
+    """
     print(json.dumps(to_dict(config), indent=2))
     print(summary(config, command), file=sys.stderr)
+    if timed is not None:
+        print(timed(), file=sys.stderr)
 
 
 def checked_source(config: Config, split: str, vocabulary: Vocabulary | None = None) -> Source:

@@ -118,13 +118,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     config = configure(args)
     if args.dry_run:
-        print_config(config, "damsm")
+        print_config(config, "damsm", partial(timed, config) if args.timed else None)
         return
     from baselines.start import held
     from baselines.training import distributed
 
     with distributed.started(config.run.device) as world, held(args.run_dir, world):
         run(config, args.run_dir, args.image_weights, world, resume=args.resume)
+
+
+def timed(config: Config) -> str:
+    """How long the training takes on this machine, from a few steps that are run.
+
+    Raises:
+        ConfigError: training would take far more memory than there is.
+    """
+    from baselines.training.damsm import DAMSMObjective
+    from baselines.training.distributed import World, pick_device
+    from baselines.training.hardware import total_memory
+    from baselines.trial import expected_time, untrained_encoders
+
+    world = World(device=pick_device(config.run.device))
+    require_memory(config, "damsm", total_memory(world.device), str(world.device))
+    encoders = untrained_encoders(config)
+    images = config.encoder.images  # how many an epoch has does not change what a step costs
+    objective = DAMSMObjective(config, encoders.text, encoders.image, images, world)
+    words = len(encoders.vocabulary)
+    return expected_time(objective, config, world, vocabulary=words, command="damsm")
 
 
 def run(

@@ -147,13 +147,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     config = configure(args)
     if args.dry_run:
-        print_config(config, "stream")
+        print_config(config, "stream", partial(timed, config) if args.timed else None)
         return
     from baselines.start import held
     from baselines.training import distributed
 
     with distributed.started(config.run.device) as world, held(args.run_dir, world):
         run(config, args.run_dir, args.encoders, args.image_weights, world, resume=args.resume)
+
+
+def timed(config: Config) -> str:
+    """How long the training takes on this machine, from a few steps that are run.
+
+    Raises:
+        ConfigError: training would take far more memory than there is.
+    """
+    from baselines.hosts.mirrorgan.captioner import build_captioner
+    from baselines.hosts.mirrorgan.objective import StreamObjective
+    from baselines.training.distributed import World, pick_device
+    from baselines.training.hardware import total_memory
+    from baselines.trial import expected_time, words_of_scenes
+
+    world = World(device=pick_device(config.run.device))
+    require_memory(config, "stream", total_memory(world.device), str(world.device))
+    words = len(words_of_scenes())
+    captioner = build_captioner(config.stream, words, fetch=False)
+    objective = StreamObjective(config, captioner, world)
+    return expected_time(objective, config, world, vocabulary=words, command="stream")
 
 
 def run(

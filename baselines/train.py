@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,16 +51,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     companions.add_options(parser)
     parser.add_argument("--run-dir", type=Path, required=True)
     add_resume_option(parser)
-    parser.add_argument(
-        "--timed",
-        action="store_true",
-        help="with --dry-run: also run a few steps on random images, and say how long the "
-        "training takes here",
-    )
-    args = parser.parse_args(argv)
-    if args.timed and not args.dry_run:
-        parser.error("--timed: has no effect without --dry-run")
-    return args
+    return parser.parse_args(argv)
 
 
 def configure(args: argparse.Namespace) -> Config:
@@ -117,9 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         config = with_encoders(config, args.encoders, args.run_dir)
         config = companions.adopted(config, companion_dir, args.run_dir)
-        print_config(config, "train")
-        if args.timed:
-            print(timed(config, args.encoders, args.run_dir, companion_dir), file=sys.stderr)
+        measured = partial(timed, config, args.encoders, args.run_dir, companion_dir)
+        print_config(config, "train", measured if args.timed else None)
         return
     from baselines.start import held
     from baselines.training import distributed
@@ -145,7 +135,6 @@ def timed(
             not given.
         CheckpointError: encoders or companion missing or damaged.
     """
-    from baselines.estimate import steps
     from baselines.runs import ENCODERS
     from baselines.training.distributed import World, pick_device
     from baselines.trial import expected_time, untrained_encoders
@@ -158,7 +147,7 @@ def timed(
     config = settled(config, encoders, world)
     companion = companions.find(config, companion_dir, run_dir)
     objective = build_objective(config, encoders, world, companion)
-    return expected_time(objective, config, world, steps(config, "train"))
+    return expected_time(objective, config, world, vocabulary=len(encoders.vocabulary))
 
 
 def with_encoders(config: Config, encoders: Path | None, run_dir: Path) -> Config:

@@ -31,7 +31,7 @@ from baselines.metrics.report import markdown, significant
 from baselines.sampling.drawing import Inputs, draw
 from baselines.training.distributed import World, pick_device
 from baselines.training.objective import GANObjective
-from baselines.trial import random_batch, trial_step, untrained_encoders
+from baselines.trial import random_batch, step_sizes, trial_step, untrained_encoders
 
 REFINEMENT = "alr,lvr"
 WARM = 2
@@ -81,8 +81,11 @@ def build(config: Config, world: World) -> GANObjective:
 def cost(name: str, config: Config, world: World, steps: int) -> Cost:
     """Train `steps` steps on one batch and draw it as often."""
     objective = build(config, world)
-    batch = random_batch(config, objective, world)
-    seconds, peak = timed(trial_step(objective, config, world), steps, world.device)
+    words = objective.text_encoder.vocabulary_size
+    _, rows, size = step_sizes(config, "train")
+    batch = random_batch(config, world, vocabulary=words, size=size, rows=rows)
+    step = trial_step(objective, config, world, vocabulary=words)
+    seconds, peak = timed(step, steps, world.device)
     text = objective.text_encoder(batch.captions, batch.lengths_cpu)
     widths = config.model.noise_dim, config.model.condition_dim
     noise, eps = (torch.randn(len(batch), width, device=world.device) for width in widths)

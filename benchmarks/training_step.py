@@ -32,7 +32,7 @@ from baselines.metrics.report import markdown, significant
 from baselines.training.distributed import World, pick_device
 from baselines.training.hardware import resolved_amp
 from baselines.training.objective import GANObjective
-from baselines.trial import FIRST_STEP, random_batch, trial_step
+from baselines.trial import FIRST_STEP, random_batch, step_sizes, trial_step
 from benchmarks import upstream
 from benchmarks.efficiency import (
     REFINEMENT,
@@ -81,9 +81,12 @@ def cases(host: str, preset: str, amp: str, settings: Sequence[str]) -> Iterator
             yield Case(host, OURS, refine, arithmetic, preset, given)
 
 
-def original_step(objective: GANObjective, config: Config, world: World) -> Callable[[int], None]:
+def original_step(
+    objective: GANObjective, config: Config, world: World, *, vocabulary: int
+) -> Callable[[int], None]:
     """As `trial_step`, in the ways that the originals share: the same numbers at another price."""
-    batch = random_batch(config, objective, world)
+    _, rows, size = step_sizes(config, "train")
+    batch = random_batch(config, world, vocabulary=vocabulary, size=size, rows=rows)
     for phase in objective.phases:
         for group in phase.optimizer.param_groups:
             group["foreach"] = False
@@ -110,7 +113,9 @@ def measure(case: Case, device: str, steps: int) -> tuple[float, int]:
     """(seconds of a step, bytes at its peak beyond what there was before the first)."""
     world = World(device=pick_device(device))
     objective = build(case.config, world)
-    step = (original_step if case.way == ORIGINAL else trial_step)(objective, case.config, world)
+    way = original_step if case.way == ORIGINAL else trial_step
+    words = objective.text_encoder.vocabulary_size
+    step = way(objective, case.config, world, vocabulary=words)
     before = in_use(world.device)
     seconds, peak = timed(step, steps, world.device)
     return seconds, max(0, (peak or 0) - before)

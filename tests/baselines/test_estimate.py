@@ -4,10 +4,11 @@ import re
 import pytest
 import torch
 
-from baselines import damsm, train
+from baselines import damsm, stream, train
 from baselines.config import Config, ConfigError, override
 from baselines.estimate import GIB, memory, parameters, require_memory, steps, summary
 from baselines.hosts import HOSTS, build_discriminators, build_generator
+from baselines.training.loop import run_step
 from baselines.trial import duration
 from tests.baselines.commands import train_command
 
@@ -114,27 +115,67 @@ def test_a_dry_run_tells_what_training_takes_beside_the_configuration(tmp_path, 
     assert "e+" in capsys.readouterr().err
 
 
+TIMED = re.compile(
+    r"time, without loading images: (\d+|\d+\.\d) (s|min|h|days), from 2 steps of "
+    r"([\d.]+) s on cpu with \d+ threads"
+)
+
+
+def timed_steps(command, arguments, capsys, monkeypatch):
+    """How many steps the time that is told is of, and the shapes of the images of a step."""
+    seen = []
+
+    def watched(objective, parts, *rest):
+        seen.append([tuple(part.images.shape) for part in parts])
+        run_step(objective, parts, *rest)
+
+    monkeypatch.setattr("baselines.trial.STEPS", 2)
+    monkeypatch.setattr("baselines.trial.run_step", watched)
+    command.main([*arguments, "--dry-run", "--timed"])
+    line = capsys.readouterr().err.splitlines()[-1]
+    found = TIMED.fullmatch(line)
+    assert found, line
+    unit = {"s": 1, "min": 60, "h": 3600, "days": 86400}[found[2]]
+    assert len(seen) == 3  # the first does not count
+    return float(found[1]) * unit / float(found[3]), seen[-1]
+
+
 def test_a_timed_dry_run_tells_how_long_training_takes_here(
     tmp_path, encoders, capsys, monkeypatch
 ):
-    monkeypatch.setattr("baselines.trial.STEPS", 2)
     arguments = train_command("alrgan", tmp_path / "run", encoders, 1000, "optim.accumulate=2")
     for given in (arguments, without_encoders(arguments)):
-        train.main([*given, "--dry-run", "--timed"])
-        line = capsys.readouterr().err.splitlines()[-1]
-        found = re.fullmatch(
-            r"time, without loading images: (\d+|\d+\.\d) (s|min|h|days), from 2 steps of "
-            r"([\d.]+) s on cpu with \d+ threads",
-            line,
-        )
-        assert found, line
-        unit = {"s": 1, "min": 60, "h": 3600, "days": 86400}[found[2]]
+        counted, images = timed_steps(train, given, capsys, monkeypatch)
         # 1000 steps of one batch are 500 of two; both numbers are shown with rounding.
-        assert float(found[1]) * unit == pytest.approx(500 * float(found[3]), rel=0.3)
+        assert counted == pytest.approx(500, rel=0.3) and images == [(4, 3, 32, 32)] * 2
     assert not (tmp_path / "run").exists()
-    with pytest.raises(SystemExit):
-        train.main([*arguments, "--timed"])
-    assert "--timed: has no effect without --dry-run" in capsys.readouterr().err
+
+
+# The batch and the images of a command's own settings, whatever those of `train` are.
+PRETRAINING = {
+    damsm: (("encoder.images=6000", "encoder.batch_size=6", "encoder.input_size=64"), 64),
+    stream: (("stream.images=6000", "stream.batch_size=6"), 32),
+}
+
+
+@pytest.mark.parametrize("command", PRETRAINING)
+def test_a_timed_dry_run_of_pretraining_takes_its_own_batches(
+    command, tmp_path, capsys, monkeypatch
+):
+    given = ["--preset", "demo", "--run-dir", str(tmp_path / "run"), "--set", "run.device=cpu"]
+    settings, size = PRETRAINING[command]
+    for setting in settings:
+        given += ["--set", setting]
+    counted, images = timed_steps(command, given, capsys, monkeypatch)
+    assert counted == pytest.approx(1000, rel=0.3) and images == [(6, 3, size, size)]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", [train, damsm, stream])
+def test_timed_has_no_effect_without_a_dry_run(command, tmp_path):
+    model = ["attngan"] if command is train else []
+    with pytest.raises(ConfigError, match="--timed: has no effect without --dry-run"):
+        command.main([*model, "--preset", "demo", "--run-dir", str(tmp_path / "run"), "--timed"])
 
 
 def without_encoders(arguments):

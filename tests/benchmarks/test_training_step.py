@@ -30,7 +30,8 @@ def test_the_originals_way_trains_the_same_networks(host):
         torch.manual_seed(0)
         objective = build(config, World())
         before = {name: p.clone() for name, p in objective.net.named_parameters()}
-        step = way(objective, config, World())
+        words = objective.text_encoder.vocabulary_size
+        step = way(objective, config, World(), vocabulary=words)
         step(0), step(1)
         assert any(not torch.equal(before[name], p) for name, p in objective.net.named_parameters())
         results.append(objective)
