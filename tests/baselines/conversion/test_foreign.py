@@ -17,14 +17,14 @@ from tests.baselines.data.test_pickle_bombs import encodes, hash_bomb
 from tests.baselines.networks import torch03
 
 
-def zipped(tmp_path, pickled):
+def zipped(tmp_path, pickled, name="bomb.pth"):
     """A torch file whose pickle is `pickled`."""
     whole = io.BytesIO()
     torch.save({}, whole)
-    path = tmp_path / "bomb.pth"
+    path = tmp_path / name
     with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w") as new:
-        for name in old.namelist():
-            new.writestr(name, pickled if name.endswith("data.pkl") else old.read(name))
+        for entry in old.namelist():
+            new.writestr(entry, pickled if entry.endswith("data.pkl") else old.read(entry))
     return path
 
 

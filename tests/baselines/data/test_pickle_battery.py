@@ -18,6 +18,8 @@ from baselines.data.originals import vocabulary_from_captions_pickle
 from baselines.data.restricted_pickle import load_pickle
 from baselines.errors import UserError
 from baselines.metrics.soa import read_caption_list
+from baselines.training.checkpoint import load_torch
+from tests.baselines.conversion.test_foreign import zipped
 from tests.baselines.data.makers import make_cub
 from tests.baselines.test_battery import damaged, sizes
 from tests.support.bounded import bounded
@@ -26,8 +28,10 @@ from tests.support.bounded import bounded
 GLOBALS = (
     "numpy dtype", "numpy ndarray", "numpy.core.multiarray _reconstruct",
     "numpy._core.multiarray scalar", "numpy._core.numeric _frombuffer", "_codecs encode",
-    "builtins bytes", "builtins complex", "posix system", "builtins eval", "builtins getattr",
-    "collections OrderedDict", "copyreg _reconstructor",
+    "builtins bytes", "builtins complex", "builtins set", "builtins bytearray",
+    "posix system", "builtins eval", "builtins getattr", "collections OrderedDict",
+    "collections Counter", "torch Size", "torch._utils _rebuild_tensor_v2",
+    "copyreg _reconstructor",
 )  # fmt: skip
 TEXTS = ("", "u1", "O8", "x", "latin1", "C", "<end>", "touch marker", "x" * 3000, "\u0394", "'")
 NUMBERS = (0, 1, -1, 2, 255, 2**31 - 1, -(2**31), 2**61 - 1, 2**63, 10**30, 10**400)
@@ -177,6 +181,7 @@ def outcomes(content: bytes, folder) -> list[str]:
         file.write_bytes(content)
         found.append(_outcome(Cub, folder, "train"))
         file.write_bytes(before)
+    found.append(_outcome(load_torch, zipped(folder, content, "captions.pickle.pt")))
     return found
 
 
@@ -202,4 +207,4 @@ def test_random_pickles_are_read_or_refused_in_one_line(count, tmp_path):
             assert len(line) < 1000, (number, line)
             found["read" if line == "read" else "refused"] += 1
     assert found["read"] and found["refused"]
-    print(f"\npickles: {count} random ones, five readers each: {dict(found)}, nothing was called")
+    print(f"\npickles: {count} random ones, six readers each: {dict(found)}, nothing was called")
