@@ -91,7 +91,7 @@ def page(group: Group, runs: Runs) -> str:
     marks = [mark for mark in MARKS if mark < 0.9 * last] + [last]
     place = [place_row(name, runs, marks) for name in names]
     header = [f"place at {mark // 1000}k" for mark in marks]
-    columns = ["variant", "seeds", *header, f"images to place {REACHED}", "CPU time"]
+    columns = ["variant", "against", "seeds", *header, f"images to place {REACHED}", "CPU time"]
     equal = [time_row(name, runs, marks) for name in names]
     ends = [end_row(name, runs, last) for name in names]
     return "\n".join(
@@ -130,7 +130,8 @@ def place_row(name: str, runs: Runs, marks: Sequence[int]) -> list[str]:
         cells.append(cell(estimate(list(ours.values())), paired(ours, rivals)))
     images = estimate([reached(c) / 1000 for c in curves.values()])
     when = "–" if math.isnan(images.mean) else f"{images.mean:.1f}k ({images.count})"
-    return [VARIANTS[name].title, str(len(curves)), *cells, when, cost(runs[name], others)]
+    against = VARIANTS[control].title if control else "–"
+    return [VARIANTS[name].title, against, str(len(curves)), *cells, when, cost(runs[name], others)]
 
 
 def cost(ours: Mapping[int, list[Entry]], control: Mapping[int, list[Entry]]) -> str:

