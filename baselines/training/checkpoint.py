@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 # All that torch.save names for tensors and plain values.
 PLAIN = re.compile(
     r"collections\.OrderedDict|torch\._utils\._rebuild_(tensor_v2|parameter)"
-    r"|torch\.(\w+Storage|storage\.\w+Storage|Size|device|\w+Tensor)"
+    r"|torch\.(\w+Storage|storage\.\w+Storage|Size|device)"
 )
 CHECKPOINT = re.compile(r"checkpoint-(\d{9,})\.pt")
 

@@ -49,6 +49,10 @@ BOMBS = {
         called(b"cbuiltins\nbytearray\n", b"\x8a\x05" + struct.pack("<Q", 10**11)[:5] + b"\x85"),
         "'builtins.bytearray'",
     ),
+    "tensor": (
+        called(b"ctorch\nFloatTensor\n", b"\x8a\x05" + struct.pack("<Q", 10**11)[:5] + b"\x85"),
+        "'torch.FloatTensor'",
+    ),
     "by value": (
         PROTO + b"X\x08\x00\x00\x00builtinsX\x03\x00\x00\x00set\x93.",
         "does not name in plain text",
