@@ -59,6 +59,7 @@ def word_scores(
     Returns:
         (B, N). The largest intermediates are (B, N, T, regions).
     """
+    regions, words = accurate(regions, words)
     # Blocks depend on the lengths, which a compiled graph does not know.
     if regions.device.type == "cpu" and not torch.compiler.is_compiling():
         return _scores_by_blocks(regions, words, lengths, gamma1, gamma2)
@@ -86,7 +87,7 @@ def _scores_by_blocks(
 def _scores(
     regions: Tensor, words: Tensor, lengths: Tensor, gamma1: float, gamma2: float
 ) -> Tensor:
-    regions, words = accurate(regions, words)
+    """`word_scores` of regions and words that are accurate already."""
     with no_autocast(regions):
         regions = regions.flatten(2)
         matches = torch.einsum("bdr,ndt->bntr", regions, words)

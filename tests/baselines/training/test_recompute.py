@@ -1,11 +1,10 @@
 """Activations computed again: the same step in less memory."""
 
 import dataclasses
-from collections import Counter
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from baselines import train
 from baselines.config import Config
@@ -17,6 +16,7 @@ from baselines.runs import load_encoders
 from baselines.training.distributed import World
 from baselines.training.loop import run_phase
 from baselines.training.recompute import recompute
+from benchmarks.saved_tensors import SavedTensors
 from tests.baselines.commands import differences, train_command
 from tests.baselines.training.test_norms import rows
 
@@ -34,38 +34,6 @@ def configured(model, encoders, again, *settings):
     return train.configure(train.parse(given))
 
 
-class Kept:
-    """Bytes that graphs keep for their backward pass, weights left out: now and at the most."""
-
-    def __init__(self, weights):
-        self.weights = {weight.untyped_storage().data_ptr() for weight in weights}
-        self.holders, self.now, self.most = Counter(), 0, 0
-
-    def moved(self, tensor: Tensor, by: int) -> None:
-        storage = tensor.untyped_storage()
-        at = storage.data_ptr()
-        if at not in self.weights:
-            self.holders[at] += by
-            if self.holders[at] == (by + 1) // 2:  # the first came or the last went
-                self.now += by * storage.nbytes()
-                self.most = max(self.most, self.now)
-
-    def pack(self, tensor: Tensor) -> "Held":
-        return Held(self, tensor)
-
-
-class Held:
-    """One tensor that a graph keeps, until the graph is gone."""
-
-    def __init__(self, kept, tensor):
-        # Detached: a result that is saved would otherwise keep its own graph alive.
-        self.kept, self.tensor = kept, tensor.detach()
-        kept.moved(self.tensor, 1)
-
-    def __del__(self):
-        self.kept.moved(self.tensor, -1)
-
-
 def step(config, encoders):
     """What a step leaves: gradients by parameter, all else, bytes kept at the most by phase."""
     found = load_encoders(encoders)
@@ -80,10 +48,9 @@ def step(config, encoders):
     most = {}
 
     def watched(name, act):
-        kept = Kept([*trained.values(), *objective.image_encoder.parameters()])
-        with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda held: held.tensor):
+        with SavedTensors([*trained.values(), *objective.image_encoder.parameters()]) as saved:
             result = act()
-        most[name] = kept.most
+        most[name] = saved.peak
         return result
 
     shared = watched("draw", lambda: objective.begin(batch, 1))
@@ -159,13 +126,12 @@ def test_the_estimate_of_a_discriminator_is_what_it_keeps(norm, again):
     network = Discriminator(image_size=size, feature_dim=16, norm=norm)
     if again:
         recompute(network.trunk)
-    kept = Kept(network.parameters())
-    with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda held: held.tensor):
+    with SavedTensors(network.parameters()) as saved:
         result = network(torch.randn(rows, 3, size, size))
     assert result.requires_grad
     estimate = rows * discriminator_floats(Config(model=model, optim=optim), size) * 4
     # With the layer that is computed again while its gradient is taken.
-    assert 0.8 < estimate / kept.most < (1.7 if again else 1.2)
+    assert 0.8 < estimate / saved.peak < (1.7 if again else 1.2)
 
 
 def test_the_estimate_of_memory_knows_it():
