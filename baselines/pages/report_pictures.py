@@ -22,20 +22,24 @@ OVERLAY_SIDE = 96
 
 @dataclass(frozen=True)
 class Picture:
-    """An embedded image, what stands below it, and heat to lay over it ("" for none)."""
+    """An embedded image, and what stands below it; none where the address is ""."""
 
     address: str
     note: str = ""
-    heat: str = ""
 
 
 @dataclass(frozen=True)
 class Line:
-    """Pictures in a row behind a label; `colour` is that of the run, "" for real images."""
+    """Pictures in a row behind a label.
+
+    colour: that of the run, "" for real images; under: the embedded image that all of them are laid
+    over as heat, "" for none. A page holds it once for a line, not once for every word.
+    """
 
     label: str
     pictures: Sequence[Picture]
     colour: str = ""
+    under: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,17 +109,17 @@ def words(subjects: Sequence[Subject], pair: HeldOut, *, seed: int) -> Block:
                     layout = found[stage][0, : len(caption.words)].cpu()
                     colour = subject.colour if mark == "Θ" else ""
                     label = f"{subject.name}: {mark} {stage}"
-                    lines.append(Line(label, _strip(image, layout), colour))
+                    lines.append(_layout_line(label, image, layout, colour))
     return Block(mark_unknown(pair.caption), lines, heads)
 
 
-def _strip(image: Tensor, layout: Tensor) -> list[Picture]:
-    below = embedded(dimmed(image, OVERLAY_SIDE))
-    heats = layout_heat(layout)
-    return [
-        Picture(below, f"{100 * share:.0f} %", embedded(heat))
-        for heat, share in zip(heats, layout.float().mean(dim=(1, 2)).tolist(), strict=True)
+def _layout_line(label: str, image: Tensor, layout: Tensor, colour: str) -> Line:
+    shares = layout.float().mean(dim=(1, 2)).tolist()
+    heats = [
+        Picture(embedded(heat), f"{100 * share:.0f} %")
+        for heat, share in zip(layout_heat(layout), shares, strict=True)
     ]
+    return Line(label, heats, colour, under=embedded(dimmed(image, OVERLAY_SIDE)))
 
 
 def edits(subjects: Sequence[Subject], captions: Sequence[str], *, seed: int) -> Block:
@@ -130,7 +134,7 @@ def edits(subjects: Sequence[Subject], captions: Sequence[str], *, seed: int) ->
         images = [_drawn(subject.pipeline, read_for(subject, text), seed)[0] for text in captions]
         shown = [Picture(embedded(to_picture(image))) for image in images]
         lines.append(Line(subject.name, shown, subject.colour))
-        below = embedded(dimmed(images[0], OVERLAY_SIDE))
-        moved = [Picture(below, "changed", embedded(change_heat(images[0], x))) for x in images[1:]]
-        lines.append(Line("", [Picture(""), *moved], subject.colour))
+        moved = [Picture(embedded(change_heat(images[0], x)), "changed") for x in images[1:]]
+        under = embedded(dimmed(images[0], OVERLAY_SIDE))
+        lines.append(Line("", [Picture(""), *moved], subject.colour, under))
     return Block((), lines, heads)

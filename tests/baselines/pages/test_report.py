@@ -98,8 +98,17 @@ def test_the_page_needs_nothing_beside_it(page):
         for name in ("src", "href"):
             value = attrs.get(name) or ""
             assert value.startswith(("data:image/", "#")) or not value
-    assert not re.search(r"url\((?!#)|@import", text)
+    assert not re.search(r"url\((?!#|'data:image/)|@import", text)
     assert all(decoded(address).size for address in parsed.pictures())
+
+
+def test_what_lies_under_all_words_of_a_line_is_in_the_page_once(page):
+    """At 256 px, a picture for every word of every layout would make pages of many megabytes."""
+    parsed = Page(page.read_text())
+    rows = [attrs["style"] for tag, attrs in parsed.elements if tag == "tr" and "style" in attrs]
+    unders = [re.fullmatch(r"--under: url\('(.+)'\)", style).group(1) for style in rows]
+    assert unders and all(decoded(address).shape == (96, 96, 3) for address in unders)
+    assert not set(unders) & set(parsed.pictures())
 
 
 def test_it_shows_what_the_runs_draw(runs, page):
