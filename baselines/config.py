@@ -207,6 +207,11 @@ class RefineConfig(Group):
         one_of("head", "stage"),
     )
     gamma: float = setting(0.1, "γ, similarity that parts easy from hard regions", between(0, 1))
+    weighting: str = setting(
+        "learned",
+        "of easy and hard elements: α and β of φ (E8), or both 1, an extension",
+        one_of("learned", "equal"),
+    )
     mask: str = setting("soft", "how LVR weighs a region by the layout", one_of("soft", "hard"))
     normalization: str = setting(
         "paper", "of the norms: 1/(N·D) as printed, or rms", one_of("paper", "rms")

@@ -28,6 +28,7 @@ DAMSM = (
     *ENTRY,
 )
 DAMSM_LVR = (*DAMSM, *LVR_ENTRY, "refine.lvr.share=0.05")
+EQUAL = (*DAMSM, "refine.weighting=equal", "refine.alr.share=0.3")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,13 @@ MAIN = (
         "host-sn",
         main=True,
     ),
+    Variant(
+        "sn-equal",
+        "host + spectral norm + ALR on DAMSM's layout, α = β = 1, share 0.3",
+        (*SPECTRAL, *EQUAL),
+        "host-sn",
+        main=True,
+    ),
     Variant("alr-lvr", "+ ALR, LVR (stage, rms, shares)", STAGE_LVR, main=True),
     Variant("alr", "+ ALR (stage, rms, share)", STAGE, main=True),
     Variant("printed", "+ ALR as printed", PRINTED, main=True),
@@ -81,7 +89,8 @@ def _one_change(
 
 
 SINGLE = (
-    _one_change("equal-weights", "α = β = 1", prepare=weights.constant(1.0, 1.0)),
+    _one_change("equal-weights", "α = β = 1", "refine.weighting=equal"),
+    _one_change("equal-0.3", "α = β = 1, share 0.3", base=EQUAL, control="equal-weights"),
     _one_change("hard-only", "α = 0, β = 1", prepare=weights.constant(0.0, 1.0)),
     _one_change("no-order", "without the order term", prepare=weights.without_order),
     _one_change("fixed-mean", "φ with weights of mean ½", prepare=weights.fixed_mean),

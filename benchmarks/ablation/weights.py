@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from alr_layers import ALRLoss
+from baselines.refinement.losses import set_constant_weights
 from baselines.training.objective import GANObjective
 
 
@@ -22,19 +23,6 @@ def alr_losses(objective: GANObjective) -> Iterator[ALRLoss]:
     for extra in objective.extra_terms:
         for network in extra.networks.values():
             yield from (module for module in network.modules() if isinstance(module, ALRLoss))
-
-
-class Constant(nn.Module):
-    """φ that answers the same for every element."""
-
-    def __init__(self, channels: int, value: float) -> None:
-        super().__init__()
-        self.channels, self.value = channels, value
-
-    def forward(self, gated: Tensor) -> Tensor:
-        """(B, L, H, W) -> (B, K, H, W), constant."""
-        batch, _, height, width = gated.shape
-        return gated.new_full((batch, self.channels, height, width), self.value)
 
 
 class FixedMean(nn.Module):
@@ -77,8 +65,7 @@ def constant(alpha: float, beta: float) -> Callable[[GANObjective], None]:
 
     def prepare(objective: GANObjective) -> None:
         for loss in alr_losses(objective):
-            loss.register_module("phi_easy", Constant(loss.phi_easy.channels, alpha))
-            loss.register_module("phi_hard", Constant(loss.phi_hard.channels, beta))
+            set_constant_weights(loss, alpha, beta)
 
     return prepare
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from alr_layers import semantic_similarity
 from baselines import losses
 from baselines.config import OptimConfig, RefineConfig, TermConfig
 from baselines.data.loader import training_loader
@@ -250,6 +251,32 @@ def test_damsm_layouts_refine_without_an_encoder_or_decoder(setting):
         torch.testing.assert_close(
             added / gradient_norm(terms["host"].value, image), torch.tensor(share)
         )
+
+
+@pytest.mark.parametrize("source", ["module", "damsm"])
+def test_equal_weights_leave_the_plain_norms_and_no_parameters(source, setting):
+    """R parted by γ, both parts at full weight: nothing is learned that could take them away."""
+    loaded, batch = setting
+    objective = objective_of(loaded, source=source, weighting="equal", normalization="rms")
+    assert not any(
+        "phi" in name for net in objective.networks.values() for name in net.state_dict()
+    )
+    step = objective.begin(batch, 1)
+    terms = {term.name: term.value for term in objective.generator_loss(step).terms}
+    text = step.inputs.text
+    if source == "damsm":
+        drawn = step.image_features(objective.image_encoder).regions
+        channels, layout = drawn.shape[1], semantic_similarity(drawn, text.words, text.lengths)
+    else:
+        layout, channels = step.fake.layouts[0], step.fake.features[0].shape[1]
+    with torch.no_grad():
+        real = objective.real_layouts(batch.images, text)[0]
+    residual = (real - layout).abs()
+    prefix = "stage1" if source == "module" else "damsm"
+    for name, part in (("easy", residual < 0.1), ("hard", residual >= 0.1)):
+        norms = torch.where(part, residual, 0).flatten(1).norm(dim=1)
+        expected = norms.mean() / (channels * residual[0, 0].numel()) ** 0.5
+        torch.testing.assert_close(terms[f"{prefix}/{name}"], expected)
 
 
 def test_learning_rates_fall_over_the_last_part_of_the_run(setting):
