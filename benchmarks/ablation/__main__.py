@@ -17,7 +17,7 @@ from pathlib import Path
 
 from baselines.cli import run_command
 from baselines.errors import UserError
-from benchmarks.ablation.plan import planned
+from benchmarks.ablation.plan import Task, planned
 from benchmarks.ablation.variants import SIZES, VARIANTS
 
 GRACE = 60  # seconds a run is given to save after its time is up
@@ -71,20 +71,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(write_results(args.out, args.results))
 
 
-def work(tasks: Sequence, root: Path, jobs: int, deadline: float | None) -> None:
+def work(tasks: Sequence[Task], root: Path, jobs: int, deadline: float | None) -> None:
     """Do the tasks in order, `jobs` at a time, each in a process of its own."""
     root.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     waiting = [task for task in tasks if not task.is_done(root)]
-    running: dict[subprocess.Popen[bytes], str] = {}
+    running: dict[subprocess.Popen[bytes], Task] = {}
     failed: list[str] = []
     started: set[str] = set()
     while waiting or running:
         for process in [p for p in running if p.poll() is not None]:
-            label = running.pop(process)
+            task = running.pop(process)
             if process.returncode:
-                failed.append(label)
-            print(f"{'failed' if process.returncode else 'done'}: {label}", flush=True)
+                failed.append(task.label)
+            # A run that a signal ends saves, and ends well: the same command goes on with it.
+            ended = "failed" if process.returncode else "done" if task.is_done(root) else "left"
+            print(f"{ended}: {task.label}", flush=True)
         if deadline is not None and time.monotonic() > deadline:
             for process in running:
                 process.send_signal(signal.SIGTERM)
@@ -107,7 +109,7 @@ def work(tasks: Sequence, root: Path, jobs: int, deadline: float | None) -> None
                     stdout=log,
                     stderr=log,
                 )
-            running[process] = task.label
+            running[process] = task
         if not running and not ready:
             break  # what is left waits for something that failed
         time.sleep(0.5)

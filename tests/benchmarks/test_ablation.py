@@ -1,8 +1,10 @@
 """The ablation from its plan to its tables, at a size that takes seconds."""
 
+import contextlib
 import json
 import math
 import random
+import shutil
 import statistics as std
 
 import pytest
@@ -237,3 +239,13 @@ def test_a_task_waits_for_what_it_builds_on(tiny, tmp_path):
     assert Task("encoders", HOST).is_ready(tmp_path)
     assert not Task("train", HOST).is_ready(tmp_path)
     assert not Task("measure", HOST).is_ready(tmp_path)
+
+
+@pytest.mark.parametrize(("program", "outcome"), [("true", "left"), ("false", "failed")])
+def test_a_run_that_a_signal_ended_is_not_called_done(
+    program, outcome, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(command.sys, "executable", shutil.which(program))
+    with contextlib.suppress(UserError):
+        command.work([Task("encoders", HOST)], tmp_path, 1, None)
+    assert capsys.readouterr().out == f"{outcome}: encoders {HOST.encoders}\n"
