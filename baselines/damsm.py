@@ -21,6 +21,7 @@ from baselines.cli import (
     print_config,
     resolve,
     run_command,
+    with_cache,
 )
 from baselines.config import Config, ConfigError
 from baselines.estimate import require_memory
@@ -166,6 +167,7 @@ def run(
     source, held_out = checked_source(config, "train"), checked_source(config, "test")
     vocabulary = build_vocabulary(source, config.data.min_count)
     begun = start(config, run_dir, vocabulary, source, world, command="damsm", resume=resume)
+    source, held_out = (with_cache(config, one, "damsm") for one in (source, held_out))
     encoders = fresh_encoders(config, vocabulary, image_weights, fetch=begun.saved is None)
     objective = DAMSMObjective(begun.config, encoders.text, encoders.image, len(source), world)
     for network in objective.networks.values():

@@ -22,6 +22,7 @@ from baselines.cli import (
     print_config,
     resolve,
     run_command,
+    with_cache,
 )
 from baselines.config import Config, ConfigError
 from baselines.estimate import require_memory
@@ -197,6 +198,7 @@ def run(
     encoders = None if encoders_dir is None else load_encoders(encoders_dir)
     vocabulary = words_of(config, source, run_dir, encoders)
     begun = start(config, run_dir, vocabulary, source, world, command="stream", resume=resume)
+    source, held_out = (with_cache(config, one, "stream") for one in (source, held_out))
     fetch = begun.saved is None
     captioner = fresh_captioner(config, vocabulary, image_weights, encoders, fetch=fetch)
     objective = StreamObjective(begun.config, captioner, world)

@@ -22,6 +22,7 @@ from baselines.cli import (
     resolve,
     run_command,
     training_batches,
+    with_cache,
 )
 from baselines.config import Config, ConfigError, save_config
 from baselines.estimate import require_memory
@@ -196,6 +197,7 @@ def run(
     source = checked_source(config, "train", encoders.vocabulary)
     words = encoders.vocabulary
     begun = start(config, run_dir, words, source, world, encoders=encoders, resume=resume)
+    source = with_cache(config, source, "train")
     objective = build_objective(begun.config, encoders, world, companion)
     # Nothing is written before everything that can be refused has been.
     done: list[Hook] = []
