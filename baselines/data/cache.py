@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 import PIL
@@ -36,6 +36,7 @@ from baselines import files
 from baselines.config import DataConfig
 from baselines.data.files import FileSource
 from baselines.data.images import Pixels, scaled, shorter_side
+from baselines.data.reading import read_at
 from baselines.data.scan import FilteredSource
 from baselines.data.source import DataError, Source, digest
 from baselines.errors import UserError
@@ -69,14 +70,10 @@ class ImageCache:
     size: int
     rows: NDArray[np.int64]
     starts: NDArray[np.int64] = field(init=False, repr=False)
-    _file: IO[bytes] | None = field(default=None, init=False, repr=False)
     _warned: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.starts = np.concatenate([[0], np.cumsum(3 * self.rows[:, 0] * self.rows[:, 1])])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_file": None}
 
     def read(self, index: int, size: int) -> Pixels | None:
         """(H, W, 3) uint8 as `images.scaled` gives them; None where they are not here, intact.
@@ -88,13 +85,10 @@ class ImageCache:
         if size != self.size or not height:
             return None
         start, end = self.starts[index : index + 2].tolist()
-        try:
-            if self._file is None:
-                self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115  # kept open
-            content = os.pread(self._file.fileno(), end - start, start)
-        except OSError:
-            content = b""
-        if zlib.crc32(content) != checksum or len(content) != end - start:
+        content = None
+        with contextlib.suppress(OSError):
+            content = read_at(self.path, start, end - start)
+        if content is None or zlib.crc32(content) != checksum:
             self._warn(index)
             return None
         return np.frombuffer(content, dtype=np.uint8).reshape(height, width, 3)

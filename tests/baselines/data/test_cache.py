@@ -165,7 +165,7 @@ def test_other_code_that_decodes_fills_it_anew(data, what, monkeypatch):
 
 def test_it_travels_to_other_processes(data, undecodable):
     source = filled(data)
-    expected = images_of(source)  # opens the file
+    expected = images_of(source)
     undecodable()
     assert all(map(torch.equal, images_of(pickle.loads(pickle.dumps(source))), expected))
 
