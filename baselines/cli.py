@@ -48,8 +48,6 @@ REMEDIES = {
     errno.EMFILE: "raise the limit on open files (ulimit -n), or use fewer data.workers",
     errno.ENOMEM: "use smaller batches or fewer data.workers",
 }
-# What training by a command decodes: pre-training validates on held-out images.
-SPLITS_READ = {"train": ("train",), "damsm": ("train", "test"), "stream": ("train", "test")}
 ISSUES = "https://github.com/alr-layers/alr-layers/issues"
 
 
@@ -154,31 +152,14 @@ def print_config(config: Config, command: str, timed: Callable[[], str] | None =
     print(json.dumps(to_dict(config), indent=2))
     print(summary(config, command), file=sys.stderr)
     if config.data.cache:
+        from baselines.loading import cache_summary
+
         print(cache_summary(config, command), file=sys.stderr)
     if timed is not None:
-        from baselines.trial import loading_rate
+        from baselines.loading import loading_rate
 
         print(timed(), file=sys.stderr)
         print(loading_rate(config, command), file=sys.stderr)
-
-
-def cache_summary(config: Config, command: str) -> str:
-    """What the cache of decoded images takes, a line for each split that `command` reads.
-
-    Raises:
-        DataError: the data set is missing, or its images are in no files.
-    """
-    from baselines.data import open_source
-    from baselines.data.cache import estimated
-    from baselines.trial import step_sizes
-
-    size = step_sizes(config, command)[-1]
-    sources = [open_source(config.data, split) for split in SPLITS_READ[command]]
-    return "\n".join(
-        f"cache of {len(source):,} decoded {source.split} images at {size} px: "
-        f"{estimated(source, config.data, size)}"
-        for source in sources
-    )
 
 
 def checked_source(config: Config, split: str, vocabulary: Vocabulary | None = None) -> Source:
@@ -198,20 +179,6 @@ def checked_source(config: Config, split: str, vocabulary: Vocabulary | None = N
         return report.skip()
     report.raise_if_broken()
     return source
-
-
-def with_cache(config: Config, source: Source, command: str) -> Source:
-    """A source of `checked_source` as training by `command` reads it: see `data.cache`.
-
-    Raises:
-        DataError: the images are in no files, or there is no room for them.
-    """
-    if not config.data.cache:
-        return source
-    from baselines.data.cache import cached
-    from baselines.trial import step_sizes
-
-    return cached(source, config.data, step_sizes(config, command)[-1])
 
 
 def training_batches(

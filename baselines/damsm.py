@@ -21,7 +21,6 @@ from baselines.cli import (
     print_config,
     resolve,
     run_command,
-    with_cache,
 )
 from baselines.config import Config, ConfigError
 from baselines.estimate import require_memory
@@ -158,6 +157,7 @@ def run(
 ) -> None:
     """Train the encoders of `config` in `run_dir`, from its newest checkpoint if there is one."""
     from baselines.data import build_vocabulary
+    from baselines.loading import with_cache
     from baselines.start import start
     from baselines.training import distributed
     from baselines.training.damsm import DAMSMObjective

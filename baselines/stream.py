@@ -22,7 +22,6 @@ from baselines.cli import (
     print_config,
     resolve,
     run_command,
-    with_cache,
 )
 from baselines.config import Config, ConfigError
 from baselines.estimate import require_memory
@@ -188,6 +187,7 @@ def run(
 ) -> None:
     """Train the captioner of `config` in `run_dir`, from its newest checkpoint if there is one."""
     from baselines.hosts.mirrorgan.objective import StreamObjective
+    from baselines.loading import with_cache
     from baselines.runs import load_encoders
     from baselines.start import start
     from baselines.training import distributed

@@ -22,7 +22,6 @@ from baselines.cli import (
     resolve,
     run_command,
     training_batches,
-    with_cache,
 )
 from baselines.config import Config, ConfigError, save_config
 from baselines.estimate import require_memory
@@ -188,6 +187,7 @@ def run(
         CheckpointError: encoders or checkpoint missing, damaged or of another vocabulary.
         DataError: broken data.
     """
+    from baselines.loading import with_cache
     from baselines.start import start
     from baselines.training.loop import train
 

@@ -1,7 +1,4 @@
-"""A training step on random images and captions: what it takes, before there is any data.
-
-And how fast the data are loaded, where there are some.
-"""
+"""A training step on random images and captions: what it takes, before there is any data."""
 
 from __future__ import annotations
 
@@ -11,27 +8,21 @@ from dataclasses import replace
 
 import torch
 
-from baselines.cli import training_batches
 from baselines.config import Config
-from baselines.data import open_source
-from baselines.data.cache import cached
 from baselines.data.loader import Batch
 from baselines.data.scenes import Scenes
-from baselines.data.source import DataError
 from baselines.data.vocabulary import Vocabulary
-from baselines.data.workers import AHEAD
 from baselines.estimate import readable, steps
 from baselines.hosts import find_host
 from baselines.networks.encoders import build_image_encoder, build_text_encoder
 from baselines.runs import Encoders
-from baselines.training.distributed import World, pick_device
+from baselines.training.distributed import World
 from baselines.training.loop import Objective, run_step
 from baselines.training.terms import Term
 
 # Past every start and ramp, so that all terms are at work.
 FIRST_STEP = 1_000_001
 STEPS, SECONDS = 5, 20.0
-LOADING_SECONDS = 5.0
 
 
 def words_of_scenes() -> Vocabulary:
@@ -132,43 +123,6 @@ def expected_time(
         f"time, without loading images: {duration(seconds * steps(config, command))}, from {made} "
         f"steps of {seconds:.3g} s on {where}{peak}"
     )
-
-
-def loading_rate(config: Config, command: str) -> str:
-    """A line that says how many images a second one process loads for `command` here.
-
-    Those of the training split, as training draws them, on their way to the device. What the system
-    keeps in memory of the files after they were read once counts as it does in training. The cache
-    of `data.cache` is read where it is filled, and never filled.
-
-    Raises:
-        DataError: an image cannot be read, or the data set is incomplete.
-    """
-    try:
-        source, how = open_source(config.data, "train"), ""
-    except DataError:
-        if config.data.root:
-            raise
-        return "loading: not measured, data.root is empty"
-    _, rows, size = step_sizes(config, command)
-    if config.data.cache:
-        plain, source = source, cached(source, config.data, size, fill=False)
-        how = ", decoded: the cache is not filled yet" if source is plain else ", from the cache"
-    world = World(device=pick_device(config.run.device))
-    wrong = command == "train" and find_host(config.model.name).wrong_images
-    batches = training_batches(
-        config, source, words_of_scenes(), world, size=size, batch_size=rows, wrong_images=wrong
-    )
-    loader, workers = iter(batches(0)), config.data.workers
-    # What the processes have ready before the clock starts does not count.
-    for _ in range(1 + AHEAD * workers):
-        next(loader)
-    start, loaded = time.perf_counter(), 0
-    while time.perf_counter() - start < LOADING_SECONDS:
-        loaded += len(next(loader))
-    wait(world)
-    rate = loaded / (time.perf_counter() - start)
-    return f"loading: {rate:,.0f} images/s at {size} px with data.workers={workers}{how}"
 
 
 def wait(world: World) -> None:

@@ -171,7 +171,8 @@ def estimated(source: Source, data: DataConfig, size: int) -> Estimate:
 
 def folder_of(data: DataConfig) -> Path:
     """Where `data.cache` puts it."""
-    return (Path(data.root) / FOLDER if data.cache == AUTO else Path(data.cache)).absolute()
+    given = Path(data.root) / FOLDER if data.cache == AUTO else Path(data.cache)
+    return given.expanduser().absolute()
 
 
 def _files_of(source: Source, data: DataConfig) -> FileSource:
@@ -268,7 +269,7 @@ def _filled(path: Path, source: FileSource, size: int, key: str) -> ImageCache:
 
     files.write_atomic(path, write)
     if _key(source) != key:
-        path.unlink()
+        path.unlink(missing_ok=True)
         raise DataError(f"{source.name}: images have changed while they were decoded: start again")
     files.write_json(_index_of(path), {"size": size, "rows": rows})
     return ImageCache(path, size, np.array(rows, dtype=np.int64).reshape(-1, 3))

@@ -130,7 +130,7 @@ def timed_steps(command, arguments, capsys, monkeypatch):
         run_step(objective, parts, *rest)
 
     monkeypatch.setattr("baselines.trial.STEPS", 2)
-    monkeypatch.setattr("baselines.trial.LOADING_SECONDS", 0.05)
+    monkeypatch.setattr("baselines.loading.SECONDS", 0.05)
     monkeypatch.setattr("baselines.trial.run_step", watched)
     command.main([*arguments, "--dry-run", "--timed"])
     line, loading = capsys.readouterr().err.splitlines()[-2:]

@@ -104,7 +104,7 @@ def test_a_dry_run_tells_what_the_cache_takes_and_how_fast_images_load(
     folder, tmp_path, capsys, encoders, monkeypatch
 ):
     monkeypatch.setattr("baselines.trial.STEPS", 1)
-    monkeypatch.setattr("baselines.trial.LOADING_SECONDS", 0.05)
+    monkeypatch.setattr("baselines.loading.SECONDS", 0.05)
     kept = ("--set", f"data.cache={tmp_path / 'kept'}")
     arguments = [*train_command("attngan", tmp_path / "run", encoders, 2), *on_folder(folder)]
 
