@@ -100,7 +100,7 @@ def config_parser(command: str, description: str | None) -> Parser:
         "--timed",
         action="store_true",
         help="with --dry-run: also run a few steps on random images, and say how long the "
-        "training takes here",
+        "training takes here, and how many images a second are loaded",
     )
     return parser
 
@@ -151,8 +151,15 @@ def print_config(config: Config, command: str, timed: Callable[[], str] | None =
     """
     print(json.dumps(to_dict(config), indent=2))
     print(summary(config, command), file=sys.stderr)
+    if config.data.cache:
+        from baselines.loading import cache_summary
+
+        print(cache_summary(config, command), file=sys.stderr)
     if timed is not None:
+        from baselines.loading import loading_rate
+
         print(timed(), file=sys.stderr)
+        print(loading_rate(config, command), file=sys.stderr)
 
 
 def checked_source(config: Config, split: str, vocabulary: Vocabulary | None = None) -> Source:

@@ -76,6 +76,13 @@ class DataConfig(Group):
     workers: int = setting(
         0, "processes that load images, 0: the trainer itself", at_least(0), resume=True
     )
+    cache: str = setting(
+        "",
+        "folder for images decoded and resized once, of cub, coco and folder: later starts, ranks "
+        "and workers read them instead of decoding, to the same pixels; auto: below data.root; "
+        "'': none",
+        resume=True,
+    )
     skip_broken: bool = setting(False, "leave out broken images and captions, --skip-broken")
     split_file: str = setting("", "file that names a folder's test images, --split-file")
     seed: int = setting(0, "from which scenes are drawn", SEED)

@@ -157,6 +157,7 @@ def run(
 ) -> None:
     """Train the encoders of `config` in `run_dir`, from its newest checkpoint if there is one."""
     from baselines.data import build_vocabulary
+    from baselines.loading import with_cache
     from baselines.start import start
     from baselines.training import distributed
     from baselines.training.damsm import DAMSMObjective
@@ -166,6 +167,7 @@ def run(
     source, held_out = checked_source(config, "train"), checked_source(config, "test")
     vocabulary = build_vocabulary(source, config.data.min_count)
     begun = start(config, run_dir, vocabulary, source, world, command="damsm", resume=resume)
+    source, held_out = (with_cache(config, one, "damsm") for one in (source, held_out))
     encoders = fresh_encoders(config, vocabulary, image_weights, fetch=begun.saved is None)
     objective = DAMSMObjective(begun.config, encoders.text, encoders.image, len(source), world)
     for network in objective.networks.values():

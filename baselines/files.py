@@ -9,6 +9,7 @@ read as well; `is_sealed` tells which it is.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +28,8 @@ HEX = frozenset(b"0123456789abcdef")
 PARTIAL = re.compile(r"\..+\.(\d+)\.partial")
 STALE_SECONDS = 3600
 BLOCK = 1 << 20
+# How a file system says that it has no locks.
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 START_OF_ZIP, END_OF_ZIP, END_RECORD = b"PK\x03\x04", b"PK\x05\x06", 22
 
 

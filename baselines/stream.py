@@ -187,6 +187,7 @@ def run(
 ) -> None:
     """Train the captioner of `config` in `run_dir`, from its newest checkpoint if there is one."""
     from baselines.hosts.mirrorgan.objective import StreamObjective
+    from baselines.loading import with_cache
     from baselines.runs import load_encoders
     from baselines.start import start
     from baselines.training import distributed
@@ -197,6 +198,7 @@ def run(
     encoders = None if encoders_dir is None else load_encoders(encoders_dir)
     vocabulary = words_of(config, source, run_dir, encoders)
     begun = start(config, run_dir, vocabulary, source, world, command="stream", resume=resume)
+    source, held_out = (with_cache(config, one, "stream") for one in (source, held_out))
     fetch = begun.saved is None
     captioner = fresh_captioner(config, vocabulary, image_weights, encoders, fetch=fetch)
     objective = StreamObjective(begun.config, captioner, world)

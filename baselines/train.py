@@ -187,6 +187,7 @@ def run(
         CheckpointError: encoders or checkpoint missing, damaged or of another vocabulary.
         DataError: broken data.
     """
+    from baselines.loading import with_cache
     from baselines.start import start
     from baselines.training.loop import train
 
@@ -196,6 +197,7 @@ def run(
     source = checked_source(config, "train", encoders.vocabulary)
     words = encoders.vocabulary
     begun = start(config, run_dir, words, source, world, encoders=encoders, resume=resume)
+    source = with_cache(config, source, "train")
     objective = build_objective(begun.config, encoders, world, companion)
     # Nothing is written before everything that can be refused has been.
     done: list[Hook] = []

@@ -8,15 +8,28 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from baselines.data.images import Box, box_crop, decoded_size, open_rgb, to_square
+from baselines.data.images import (
+    Box,
+    box_crop,
+    crop_bounds,
+    decoded_size,
+    open_rgb,
+    opened,
+    scaled,
+    square,
+)
 from baselines.data.reading import quoted
 from baselines.data.source import BaseSource, DataError, Problem, digest, require_split
 from baselines.data.vocabulary import tokenize
+
+if TYPE_CHECKING:
+    from baselines.data.cache import ImageCache
 
 # The longest path that Linux opens.
 MAX_NAME = 4096
@@ -42,7 +55,12 @@ class FileSource(BaseSource):
         records: one per image.
         notes: what the user should know of how the data were read.
         tokens: how captions are split into words.
+
+    Attributes:
+        cache: where decoded images are read from, see `cache.cached`; None to decode them.
     """
+
+    cache: ImageCache | None = None
 
     def __init__(
         self,
@@ -66,6 +84,15 @@ class FileSource(BaseSource):
         Raises:
             DataError: the file cannot be decoded.
         """
+        kept = None if self.cache is None else self.cache.read(index, size)
+        return square(scaled(self.decoded(index), size) if kept is None else kept, size, rng)
+
+    def decoded(self, index: int) -> Image.Image:
+        """The image, cropped around its box where it has one.
+
+        Raises:
+            DataError: the file cannot be decoded.
+        """
         record = self.records[index]
         try:
             image = open_rgb(record.path)
@@ -74,9 +101,24 @@ class FileSource(BaseSource):
                 f"image {record.path} cannot be read ({error}): mend it, or leave it out with "
                 "--skip-broken (data.skip_broken=true)"
             ) from error
-        if record.box is not None:
-            image = box_crop(image, record.box)
-        return to_square(image, size, rng)
+        return image if record.box is None else box_crop(image, record.box)
+
+    def sides(self, index: int) -> tuple[int, int]:
+        """Width and height of what `decoded` gives, from the head of the file alone.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        record = self.records[index]
+        try:
+            with opened(record.path) as image:
+                width, height = image.size
+        except Exception as error:
+            raise DataError(f"image {record.path} cannot be read ({error})") from error
+        if record.box is None:
+            return width, height
+        left, top, right, bottom = crop_bounds(width, height, record.box)
+        return right - left, bottom - top
 
     def captions(self, index: int) -> tuple[str, ...]:
         """The raw captions of an image."""

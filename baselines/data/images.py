@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
@@ -19,6 +21,7 @@ from baselines.data.reading import require_regular
 
 # Left, top, width, height in pixels, as CUB and `metadata.jsonl` give boxes.
 Box = tuple[float, float, float, float]
+Pixels = NDArray[np.uint8]
 
 
 # What images are kept in. Other formats that Pillow knows are read by programs of their own
@@ -108,27 +111,44 @@ def box_crop(image: Image.Image, box: Box) -> Image.Image:
     Half its side is ⌊0.75 · max(width, height)⌋, so that a bird fills some two thirds of it, as in
     the originals.
     """
-    x, y, width, height = box
-    radius = max(1, math.floor(max(width, height) * 0.75))
-    centre_x, centre_y = math.floor((2 * x + width) / 2), math.floor((2 * y + height) / 2)
-    return image.crop(
-        (
-            max(0, centre_x - radius),
-            max(0, centre_y - radius),
-            min(image.width, centre_x + radius),
-            min(image.height, centre_y + radius),
-        )
+    return image.crop(crop_bounds(image.width, image.height, box))
+
+
+def crop_bounds(width: int, height: int, box: Box) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what `box_crop` keeps of an image of these sides."""
+    x, y, box_width, box_height = box
+    radius = max(1, math.floor(max(box_width, box_height) * 0.75))
+    centre_x, centre_y = math.floor((2 * x + box_width) / 2), math.floor((2 * y + box_height) / 2)
+    return (
+        max(0, centre_x - radius),
+        max(0, centre_y - radius),
+        min(width, centre_x + radius),
+        min(height, centre_y + radius),
     )
 
 
+def shorter_side(size: int) -> int:
+    """What the shorter side of an image is resized to before a square of `size` is cropped."""
+    return size * 76 // 64
+
+
+def scaled(image: Image.Image, size: int) -> Pixels:
+    """Resize the shorter side to ⌊size · 76/64⌋: (H, W, 3) uint8, from which squares are cut."""
+    return np.asarray(transforms.resize(image, [shorter_side(size)]))
+
+
 def to_square(image: Image.Image, size: int, rng: torch.Generator | None) -> Tensor:
-    """Resize the shorter side to ⌊size · 76/64⌋, crop a square, and flip while training.
+    """`square` of an image `scaled` for it."""
+    return square(scaled(image, size), size, rng)
+
+
+def square(pixels: Pixels, size: int, rng: torch.Generator | None) -> Tensor:
+    """Crop a square from (H, W, 3) uint8, and flip it while training.
 
     With `rng` the crop is uniform and the flip has probability ½, drawn in the order top,
     left, flip; without one it is the centre, unflipped. Returns (3, size, size) uint8.
     """
-    resized = transforms.resize(image, [size * 76 // 64])
-    slack_y, slack_x = resized.height - size, resized.width - size
+    slack_y, slack_x = pixels.shape[0] - size, pixels.shape[1] - size
     if rng is None:
         top, left, flip = slack_y // 2, slack_x // 2, False
     else:
@@ -137,8 +157,7 @@ def to_square(image: Image.Image, size: int, rng: torch.Generator | None) -> Ten
             for choices in (slack_y + 1, slack_x + 1, 2)
         )
         flip = side == 1
-    square = transforms.crop(resized, top, left, size, size)
-    if flip:
-        square = transforms.horizontal_flip(square)
-    pixels: Tensor = transforms.pil_to_tensor(square)
-    return pixels
+    cut = pixels[top : top + size, left : left + size]
+    # One copy does all: cutting, turning, and the order of a tensor's axes.
+    ordered = (cut[:, ::-1] if flip else cut).transpose(2, 0, 1)
+    return torch.from_numpy(np.array(ordered, order="C"))

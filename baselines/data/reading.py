@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import reprlib
 import stat
 from pathlib import Path
@@ -57,6 +58,19 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     raise DataError(
         f"{path} has {size:,} bytes, more than {limit:,}: it is not the file expected here"
     )
+
+
+def read_at(path: Path, offset: int, size: int) -> bytes:
+    """`size` bytes of a file.
+
+    Raises:
+        OSError: the file is missing or shorter than it was.
+    """
+    with open(path, "rb", buffering=0) as file:
+        content = os.pread(file.fileno(), size, offset)
+    if len(content) != size:
+        raise OSError(f"it ends before byte {offset + size}")
+    return content
 
 
 def read_text(path: Path) -> str:

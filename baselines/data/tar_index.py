@@ -74,19 +74,6 @@ def index_shards(folder: Path, shards: Sequence[Path]) -> TarIndex:
     return index
 
 
-def read_at(path: Path, offset: int, size: int) -> bytes:
-    """`size` bytes of a file.
-
-    Raises:
-        OSError: the file is missing or shorter than it was.
-    """
-    with open(path, "rb", buffering=0) as file:
-        content = os.pread(file.fileno(), size, offset)
-    if len(content) != size:
-        raise OSError(f"it ends before byte {offset + size}")
-    return content
-
-
 Row = tuple[int, bytes, tuple[int, int], tuple[int, int], bool]
 
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from baselines.config import DataConfig
 from baselines.data.files import hashes_to_test, require_root
 from baselines.data.images import decoded_size, open_rgb, to_square
-from baselines.data.reading import parse_json, quoted, read_lines
+from baselines.data.reading import parse_json, quoted, read_at, read_lines
 from baselines.data.source import SPLITS, BaseSource, DataError, Problem, digest
-from baselines.data.tar_index import Numbers, index_shards, read_at
+from baselines.data.tar_index import Numbers, index_shards
 
 BUFFER = 10_000
 # Decoding millions of images before the first step would take hours.

@@ -75,7 +75,7 @@ def without_places(config: Config) -> Config:
     split_file = Path(config.data.split_file).name
     return replace(
         config,
-        data=replace(config.data, root="", split_file=split_file),
+        data=replace(config.data, root="", cache="", split_file=split_file),
         run=replace(config.run, device="auto"),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import logging
@@ -18,7 +17,6 @@ from baselines.errors import UserError
 
 logger = logging.getLogger(__name__)
 LOCK = ".lock"
-UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 class RunInUseError(UserError):
@@ -79,7 +77,7 @@ def _acquire(path: Path) -> int:
                 "--run-dir"
             ) from None
         except OSError as error:
-            if error.errno not in UNSUPPORTED:
+            if error.errno not in files.WITHOUT_LOCKS:
                 os.close(handle)
                 raise
             logger.warning("%s: this file system has no locks; start only one training", path)

@@ -130,11 +130,13 @@ def timed_steps(command, arguments, capsys, monkeypatch):
         run_step(objective, parts, *rest)
 
     monkeypatch.setattr("baselines.trial.STEPS", 2)
+    monkeypatch.setattr("baselines.loading.SECONDS", 0.05)
     monkeypatch.setattr("baselines.trial.run_step", watched)
     command.main([*arguments, "--dry-run", "--timed"])
-    line = capsys.readouterr().err.splitlines()[-1]
+    line, loading = capsys.readouterr().err.splitlines()[-2:]
     found = TIMED.fullmatch(line)
     assert found, line
+    assert re.fullmatch(r"loading: [\d,]+ images/s at \d+ px with data.workers=\d", loading)
     unit = {"s": 1, "min": 60, "h": 3600, "days": 86400}[found[2]]
     assert len(seen) == 3  # the first does not count
     return float(found[1]) * unit / float(found[3]), seen[-1]

@@ -29,7 +29,11 @@ def run(tmp_path_factory) -> Path:
     """A run with folders of this machine in its settings, measured, and measured earlier."""
     path = make_tiny_run(tmp_path_factory.mktemp("published") / "run")
     config = load_config(path / "config.json")
-    data = {"root": "/home/somebody/data", "split_file": "/home/somebody/test.txt"}
+    data = {
+        "root": "/home/somebody/data",
+        "cache": "/home/somebody/cache",
+        "split_file": "/home/somebody/test.txt",
+    }
     for name, value in data.items():
         object.__setattr__(config.data, name, value)
     save_config(config, path / "config.json")
