@@ -101,6 +101,7 @@ class LayoutRefinement(nn.Module):
         host: nn.Module | Sequence[nn.Module] | None = None,
     ) -> None:
         super().__init__()
+        _checks.flag("use_lvr", use_lvr)
         _check_parts(module, decode, alr, lvr if use_lvr else None, encoder)
         # A tuple hides modules from nn.Module's registration.
         self._host = (module, decode)

@@ -80,6 +80,7 @@ def test_later_overrides_win_and_nested_groups_are_reached():
         ("loss.damsm=-1", "0 or more"),
         ("model.base_size=48", "power of two"),
         ("optim.batch_size=1", "2 or more"),
+        ("optim.g_lr=1e300", r"optim\.g_lr=1e\+300: expected a number above 0, at most 1"),
         ("loss.gamma1=0", r"loss\.gamma1=0\.0: expected a number above 0"),
         ("loss.gamma2=-5", "above 0"),
         ("loss.gamma3=0", "above 0"),
