@@ -11,7 +11,8 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from baselines.config import Config, override, to_dict
 from baselines.console import (
@@ -51,8 +52,22 @@ REMEDIES = {
 ISSUES = "https://github.com/alr-layers/alr-layers/issues"
 
 
+def _path(text: str) -> Path:
+    """A path; of an empty one (`--run-dir "$UNSET"`) `Path` would make the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty, expected a path; . is the current folder")
+    return Path(text)
+
+
 class Parser(argparse.ArgumentParser):
-    """Options whose mistakes are one line, as every other error; the usage is for `--help`."""
+    """Options whose mistakes are one line, as every other error; the usage is for `--help`.
+
+    Arguments as `argparse.ArgumentParser`. An option of type `Path` must not be empty.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
         """Print the message and end with status 2."""

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from baselines import hub
+from baselines.data.reading import is_text
 from baselines.data.vocabulary import Vocabulary
 from baselines.errors import UserError
 from baselines.hosts import find_host
@@ -218,6 +219,8 @@ class Pipeline:
         for caption in captions:
             if not caption.text.strip():
                 problems.append("a caption is empty")
+            elif not is_text(caption.text):
+                problems.append(f"{caption.text!r} is not UTF-8")
             elif not any(word in self.vocabulary for word in caption.words):
                 problems.append(f"no word of {caption.text!r} is in the vocabulary of this run")
         if problems:
