@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from baselines.config import Config, override, to_dict
+from baselines.config import SEED, Config, override, to_dict
 from baselines.console import (
     INTERRUPTED,
     STATUS_INTERRUPTED,
@@ -57,6 +57,17 @@ def _path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("is empty, expected a path; . is the current folder")
     return Path(text)
+
+
+def seed_number(text: str) -> int:
+    """The value of a `--seed`, in the range of `run.seed`."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+    if not SEED.holds(number):
+        raise argparse.ArgumentTypeError(f"{number}: expected {SEED.expected()}")
+    return number
 
 
 class Parser(argparse.ArgumentParser):

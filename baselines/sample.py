@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from baselines.cli import Parser, fail, one_line, run_command
+from baselines.cli import Parser, fail, one_line, run_command, seed_number
 from baselines.errors import UserError
 
 # --help does not wait for torch: what needs it is imported where it is used.
@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--text", action="append", default=[], metavar="CAPTION", help="may be repeated")
     add("--captions", metavar="FILE", help="UTF-8 text, one caption a line")
     add("--samples", type=_count(1), default=1, metavar="N", help="images per caption, or paths")
-    add("--seed", type=int, default=0, help="of the noise, which all captions share")
+    add("--seed", type=seed_number, default=0, help="of the noise, which all captions share")
     add("--mean-conditioning", action="store_true", help="no conditioning noise: less varied")
     add(
         "--truncation", type=float, default=0.0, metavar="RATE",

@@ -19,7 +19,7 @@ from baselines.hosts import find_host
 from baselines.networks.contracts import GeneratorOutput
 from baselines.pictures.grids import to_picture
 from baselines.runs import GENERATOR, Run, load_run
-from baselines.sampling.drawing import Inputs, draw, seeded_noise
+from baselines.sampling.drawing import Inputs, check_truncation, draw, seeded_noise
 from baselines.training.distributed import pick_device
 
 logger = logging.getLogger(__name__)
@@ -92,8 +92,7 @@ class Pipeline:
     def __init__(
         self, run: Run, device: torch.device | str = "cpu", *, truncation: float = 0.0
     ) -> None:
-        if truncation < 0:
-            raise UserError(f"truncation={truncation}: expected 0 (none) or a rate above it")
+        check_truncation(truncation)
         self.run, self.truncation = run, truncation
         self.device = torch.device(device)
 

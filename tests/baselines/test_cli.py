@@ -127,6 +127,12 @@ def test_a_dry_run_of_a_preset_does_not_wait_for_torch(command, tmp_path):
         (train, ["attngan"], "the following arguments are required: --run-dir"),
         (train, ["attngan", "--run-dir", "x", "--sett", "x"], "unrecognized arguments: --sett x"),
         (train, ["attngan", "--run-dir", "x", "--refine", "lvr"], "argument --refine: invalid"),
+        (
+            evaluate,
+            ["--run", "x", "--seed", str(2**70)],
+            "argument --seed: 1180591620717411303424:",
+        ),
+        (geneval, ["--images-from", "x", "--seed", "1.5"], "argument --seed: '1.5' is no whole n"),
         (evaluate, [], "one of the arguments --run --images-from is required"),
         (evaluate, ["--run", "x", "--clip", "ViT"], "argument --clip: invalid choice: 'ViT'"),
         (inventory, ["--jsn"], "unrecognized arguments: --jsn"),
