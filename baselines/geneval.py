@@ -181,6 +181,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--rule {args.rule}: expected one of {', '.join(RULES)}")
     if (args.run is None) != (args.prompts is None):
         raise UserError("--run and --prompts belong together: the prompts that the run draws")
+    # Before minutes are spent on fetching weights.
+    if args.prompts is not None:
+        read_prompts(args.prompts)
+    elif not args.images_from.is_dir():
+        raise UserError(f"{args.images_from}: no such folder; draw one with --run and --prompts")
     device = pick_device(args.device)
     detector = open_detector(args.detector, file=args.detector_weights, device=device)
     judge = None
