@@ -36,7 +36,7 @@ LIBRARY = {
     "_images": {"_checks"},
     "refinement": {"_checks", "_host", "_images", "alr", "encoder", "lvr", "statistics"},
     "_stage_host": {"alr", "options"},
-    "attached": {"_stage_host", "balance", "refinement"},
+    "attached": {"_checks", "_stage_host", "balance", "refinement"},
     "attaching": {"_checks", "_stage_host", "alr", "attached", "balance", "encoder", "options"}
     | {"refinement"},
 }

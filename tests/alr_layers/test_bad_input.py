@@ -183,6 +183,21 @@ def test_a_module_left_on_another_device_is_named(module, names):
         module(*(value.to("meta") for value in args))
 
 
+def test_a_layout_of_another_grid_is_named_before_anything_is_encoded():
+    def refuse(*args: object) -> Tensor:
+        raise AssertionError("nothing is to be computed")
+
+    encoder, module = nn.Module(), alr_layers.ALRModule(D, 6)
+    encoder.forward = refuse
+    refine = alr_layers.LayoutRefinement(module, decode=refuse, encoder=encoder)
+    features, words, lengths = torch.randn(B, D, H, W), torch.randn(B, 6, T), torch.ones(B).long()
+    layout, images = module.layout(features, words, lengths), torch.rand(B, 3, H, W)
+    with pytest.raises(
+        ValueError, match=r"layout has shape .*like|layout has shape .* as features"
+    ):
+        refine(features, images[..., :1], layout, words, lengths)
+
+
 def test_images_of_any_floating_dtype_are_encoded():
     encoder, images = alr_layers.LayoutEncoder(D), torch.rand(B, 3, H, W, dtype=torch.float64)
     assert torch.equal(encoder(images), encoder(images.float()))
