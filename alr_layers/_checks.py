@@ -10,6 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+# What a layer may compute in. Of 8 bits and less torch has the storage, not the arithmetic.
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# torch can neither compare nor promote the wider unsigned ones.
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 LIBRARIES = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
 
 
@@ -34,11 +38,15 @@ def floating(name: str, value: Tensor, legend: str) -> None:
     """A floating tensor with one dimension per entry of `legend`, e.g. "B, D, H, W"."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}, expected a tensor ({legend})")
+    if value.is_nested or value.layout != torch.strided:
+        kind = "nested" if value.is_nested else str(value.layout)
+        raise TypeError(f"{name} is a {kind} tensor, expected a dense and padded one ({legend})")
     rank = len(legend.split(", "))
     if value.dim() != rank:
         raise ValueError(f"{name} has shape {_shape(value)}, expected {rank} dimensions ({legend})")
-    if not value.is_floating_point():
-        raise TypeError(f"{name} has dtype {value.dtype}, expected a floating dtype")
+    if value.dtype not in FLOATING:
+        cure = " of 16 bits or more" if value.is_floating_point() else ""
+        raise TypeError(f"{name} has dtype {value.dtype}, expected a floating dtype{cure}")
     if 0 in value.shape[1:]:
         raise ValueError(
             f"{name} has shape {_shape(value)}, expected no empty dimension ({legend})"
@@ -66,6 +74,15 @@ def same_device(**tensors: Tensor) -> None:
                 f"{name} is on {tensor.device}, expected {reference.device} like {first};"
                 f" move it there with {name}.to({first}.device)"
             )
+
+
+def beside_weights(name: str, value: Tensor, owner: str, weight: Tensor) -> None:
+    """`value` lies where the weights of the module `owner` do."""
+    if value.device != weight.device:
+        raise ValueError(
+            f"{name} is on {value.device}, expected {weight.device} like the weights of {owner};"
+            f" move the module there with .to({name}.device)"
+        )
 
 
 def channels(name: str, value: Tensor, expected: int, source: str) -> None:
@@ -97,10 +114,10 @@ def caption_lengths(lengths: Tensor, of_name: str, of: Tensor, *, words: int = 2
     mask = "for a mask (B, T) lengths_from_mask(mask, padding=...) gives them"
     if not isinstance(lengths, Tensor):
         raise TypeError(f"lengths is a {type(lengths).__name__}, expected an integer tensor (B,)")
-    if lengths.dtype == torch.bool or lengths.is_floating_point() or lengths.is_complex():
+    if lengths.dtype not in INTEGERS:
         raise TypeError(
-            f"lengths has dtype {lengths.dtype}, expected an integer dtype: the number of real"
-            f" words per caption; {mask}"
+            f"lengths has dtype {lengths.dtype}, expected an integer dtype, int64 as a rule: the"
+            f" number of real words per caption; {mask}"
         )
     batch, limit = of.shape[0], of.shape[words]
     if lengths.shape != (batch,):
@@ -145,6 +162,13 @@ def choice(name: str, value: str, options: tuple[str, ...]) -> str:
     """`value` is one of `options`."""
     if value not in options:
         raise ValueError(f"{name} is {value!r}, expected {' or '.join(map(repr, options))}")
+    return value
+
+
+def flag(name: str, value: bool) -> bool:
+    """True or False, and nothing that merely counts as one of them."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is a {type(value).__name__}, expected True or False")
     return value
 
 

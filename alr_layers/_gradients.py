@@ -143,6 +143,11 @@ def _gradients(loss: Tensor, at: Sequence[Tensor]) -> list[Tensor | None]:
     try:
         found = torch.autograd.grad(loss, at, retain_graph=True, allow_unused=True)
     except RuntimeError as error:
+        if "backward through the graph a second time" in str(error):
+            raise RuntimeError(
+                "host_loss, or a term, has been differentiated already and its graph is gone: call"
+                " the balance before backward(), and backward() on what it returns"
+            ) from error
         if "donated" not in str(error):
             raise
         raise RuntimeError(

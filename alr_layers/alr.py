@@ -93,9 +93,11 @@ class ALRModule(nn.Module):
         _checks.word_features(words, self.word_dim)
         _checks.same_sizes("words", words, "features", features, "0", "B")
         _checks.same_device(features=features, words=words)
+        weight = self.word_projection.weight
+        _checks.beside_weights("features", features, "ALRModule", weight)
         _checks.caption_lengths(lengths, "words", words)
         words = words.masked_fill(padding_mask(lengths, words.shape[2]), 0)
-        projected: Tensor = self.word_projection(words.to(self.word_projection.weight.dtype))
+        projected: Tensor = self.word_projection(words.to(weight.dtype))
         return projected
 
     def forward(self, features: Tensor, words: Tensor, lengths: Tensor) -> LayoutOutput:
@@ -221,7 +223,7 @@ class ALRLoss(nn.Module):
         self.gamma = _checks.threshold(gamma)
         self.normalization: Normalization = normalization
         _checks.choice("normalization", normalization, NORMALIZATIONS)
-        self.detach_target = detach_target
+        self.detach_target = _checks.flag("detach_target", detach_target)
         self.backend: Backend | None = backend
         check_backend(backend)
         channels = max(feature_dim, max_words or 0)
@@ -237,9 +239,12 @@ class ALRLoss(nn.Module):
                 f" max_words={words} or more (K = max(feature_dim, max_words) channels)"
             )
 
-    def _weighing(self, phi: nn.Module) -> Callable[[Tensor], Tensor]:
+    def _weighing(self, phi: nn.Module, features: Tensor) -> Callable[[Tensor], Tensor]:
         """A φ that follows the loss's backend; one put in place of ours takes its input alone."""
-        return partial(phi, backend=self.backend) if isinstance(phi, WeightStack) else phi
+        if not isinstance(phi, WeightStack):
+            return phi
+        _checks.beside_weights("real_features", features, "ALRLoss", phi.first.weight)
+        return partial(phi, backend=self.backend)
 
     def terms(
         self,
@@ -257,8 +262,8 @@ class ALRLoss(nn.Module):
             layout,
             real_layout,
             real_features,
-            self._weighing(self.phi_easy),
-            self._weighing(self.phi_hard),
+            self._weighing(self.phi_easy, real_features),
+            self._weighing(self.phi_hard, real_features),
             gamma=self.gamma,
             normalization=self.normalization,
             detach_target=self.detach_target,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.hooks import RemovableHandle
 
+from alr_layers import _checks
 from alr_layers._stage_host import StageHook, StageHost
 from alr_layers.balance import TermBalance
 from alr_layers.refinement import LayoutRefinement
@@ -147,6 +148,10 @@ class AttachedRefinement(nn.Module):
     ) -> list[dict[str, Tensor]]:
         """The unweighted terms of every stage, for a balance of one's own; as `forward`."""
         pyramid = [real_images] if isinstance(real_images, Tensor) else list(real_images)
+        if not pyramid:
+            raise ValueError("real_images is empty, expected tensors (B, 3, H, W) of several sizes")
+        for images in pyramid:
+            _checks.floating("real_images", images, "B, 3, H, W")
         found = []
         for host, refinement in zip(self._stages, self.refinements, strict=True):
             if host.call is None:

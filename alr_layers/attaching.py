@@ -121,7 +121,9 @@ def _stage_host(
     network: nn.Module, entry: _Entry, own_layout: bool | None, word_dim: int | None
 ) -> StageHost:
     stage = _part(network, entry.stage, "stages")
-    own = not (hasattr(stage, "att") or hasattr(stage, "M_w")) if own_layout is None else own_layout
+    # A block without attention may keep `self.att = None` for it.
+    attends = any(getattr(stage, name, None) is not None for name in ("att", "M_w"))
+    own = not attends if own_layout is None else own_layout
     return StageHost(
         network,
         stage,

@@ -100,7 +100,8 @@ class TermBalance(nn.Module):
             self.register_buffer(name, self._unmeasured(name, 1))
         # By share: the step of the last measurement (-1: none yet), and how many there were.
         self.register_buffer("measured", self._never())
-        self._record = self._read_record()  # the same, known without asking the device
+        # The same, known without asking the device, which may be "meta".
+        self._record = dict.fromkeys(self.shares, (-1, 0))
         self._shapes: tuple[int, list[torch.Size]] | None = None
         self._labels, self._step = [""], 0
         self._journal = Journal()

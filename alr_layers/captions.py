@@ -13,6 +13,8 @@ def _integers(name: str, value: Tensor) -> None:
         raise ValueError(f"{name} has shape {tuple(value.shape)}, expected 2 dimensions (B, T)")
     if value.is_floating_point() or value.is_complex():
         raise TypeError(f"{name} has dtype {value.dtype}, expected bool or an integer dtype")
+    if value.shape[1] == 0:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, expected at least one word")
 
 
 def lengths_from_mask(mask: Tensor, *, padding: bool) -> Tensor:
@@ -38,8 +40,7 @@ def lengths_from_mask(mask: Tensor, *, padding: bool) -> Tensor:
         tensor([3, 1])
     """
     _integers("mask", mask)
-    if not isinstance(padding, bool):
-        raise TypeError(f"padding is a {type(padding).__name__}, expected True or False")
+    _checks.flag("padding", padding)
     real = (mask == 0) if padding else (mask != 0)
     lengths = real.sum(1)
     if _checks.readable(mask) and mask.numel():
@@ -68,7 +69,7 @@ def lengths_from_clip_tokens(tokens: Tensor, *, end: int | None = None) -> Tenso
 
     Raises:
         ValueError: not (B, T); or, seen on the CPU only, a row without the end token.
-        TypeError: not a tensor of integers.
+        TypeError: not a tensor of integers, or `end` is no integer.
 
     Example:
         >>> import torch
@@ -76,10 +77,24 @@ def lengths_from_clip_tokens(tokens: Tensor, *, end: int | None = None) -> Tenso
         tensor([4])
     """
     _integers("tokens", tokens)
-    if end is None:
-        return tokens.argmax(1) + 1
-    found = tokens == end
-    if _checks.readable(tokens) and not found.any(1).all():
-        row = int(found.any(1).int().argmin())
-        raise ValueError(f"tokens has no end token {end} in row {row}, expected one per caption")
+    if tokens.dtype == torch.bool:
+        raise TypeError("tokens has dtype torch.bool, expected token ids; see lengths_from_mask")
+    if end is not None and (isinstance(end, bool) or not isinstance(end, int)):
+        raise TypeError(f"end is a {type(end).__name__}, expected a token id or None")
+    found = tokens == (tokens.amax(1, keepdim=True) if end is None else end)
+    if _checks.readable(tokens):
+        ends = found.any(1) if end is not None else _may_end(tokens, found)
+        if not ends.all():
+            named = "no end token" if end is None else f"no end token {end}"
+            row = int(ends.int().argmin())
+            raise ValueError(f"tokens has {named} in row {row}, expected one per caption")
     return found.int().argmax(1) + 1
+
+
+def _may_end(tokens: Tensor, highest: Tensor) -> Tensor:
+    """(B,): whether the highest id of a row can be an end, after which nothing but padding comes.
+
+    Of a caption cut off before its end it is the start token, or any word.
+    """
+    after = (highest.cumsum(1) > 0) & ~highest
+    return (tokens.amax(1) > 0) & ~(after & (tokens != 0)).any(1)

@@ -1,5 +1,7 @@
 """E of E4, which maps real images to features on the host's grid: LayoutEncoder."""
 
+from typing import cast
+
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -72,17 +74,22 @@ class LayoutEncoder(nn.Module):
         """Features of real images.
 
         Args:
-            images: I*, (B, 3, H * s, W * s); of any size where `grid` is given.
+            images: I*, (B, 3, H * s, W * s); of any size where `grid` is given. In any floating
+                dtype: they are brought to that of the weights.
 
         Returns:
             h*, (B, D, H, W).
 
         Raises:
-            ValueError: not three channels, or a side is no multiple of s.
+            ValueError: not three channels, a side is no multiple of s, or they lie on another
+                device than the weights.
             TypeError: the dtype does not fit.
         """
         _checks.floating("images", images, "B, 3, H, W")
         _checks.channels("images", images, 3, "red, green, blue")
+        weight = cast(nn.Conv2d, self.layers[0]).weight
+        _checks.beside_weights("images", images, "LayoutEncoder", weight)
+        images = images.to(weight.dtype)
         if self.grid is not None:
             images = self._resized(images, self.grid)
         if images.shape[2] % self.downsample or images.shape[3] % self.downsample:

@@ -46,7 +46,7 @@ class LVRLoss(nn.Module):
         _checks.choice("mask", mask, MASKS)
         self.normalization: Normalization = normalization
         _checks.choice("normalization", normalization, NORMALIZATIONS)
-        self.detach_target = detach_target
+        self.detach_target = _checks.flag("detach_target", detach_target)
         self.backend: Backend | None = backend
         check_backend(backend)
 

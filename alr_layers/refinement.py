@@ -101,6 +101,7 @@ class LayoutRefinement(nn.Module):
         host: nn.Module | Sequence[nn.Module] | None = None,
     ) -> None:
         super().__init__()
+        _checks.flag("use_lvr", use_lvr)
         _check_parts(module, decode, alr, lvr if use_lvr else None, encoder)
         # A tuple hides modules from nn.Module's registration.
         self._host = (module, decode)
@@ -173,9 +174,11 @@ class LayoutRefinement(nn.Module):
         it. `total` makes of them what `forward` returns. The last two need `use_lvr`.
         """
         _checks.floating("features", features, "B, D, H, W")
+        _checks.floating("layout", layout, "B, T, H, W")
         _checks.floating("real_images", real_images, "B, 3, H, W")
         feature_dim = self._host[0].feature_dim
         _checks.channels("features", features, feature_dim, "feature_dim of module")
+        _checks.same_sizes("layout", layout, "features", features, "023", "B and grid")
         _checks.same_sizes("real_images", real_images, "features", features, "0", "B")
         _checks.same_device(features=features, real_images=real_images)
         if real is None:

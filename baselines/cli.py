@@ -11,9 +11,10 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from baselines.config import Config, override, to_dict
+from baselines.config import SEED, Config, override, to_dict
 from baselines.console import (
     INTERRUPTED,
     STATUS_INTERRUPTED,
@@ -51,8 +52,33 @@ REMEDIES = {
 ISSUES = "https://github.com/alr-layers/alr-layers/issues"
 
 
+def _path(text: str) -> Path:
+    """A path; of an empty one (`--run-dir "$UNSET"`) `Path` would make the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty, expected a path; . is the current folder")
+    return Path(text)
+
+
+def seed_number(text: str) -> int:
+    """The value of a `--seed`, in the range of `run.seed`."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+    if not SEED.holds(number):
+        raise argparse.ArgumentTypeError(f"{number}: expected {SEED.expected()}")
+    return number
+
+
 class Parser(argparse.ArgumentParser):
-    """Options whose mistakes are one line, as every other error; the usage is for `--help`."""
+    """Options whose mistakes are one line, as every other error; the usage is for `--help`.
+
+    Arguments as `argparse.ArgumentParser`. An option of type `Path` must not be empty.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
         """Print the message and end with status 2."""

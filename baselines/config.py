@@ -20,6 +20,7 @@ from baselines.settings import (
     from_dict,
     one_of,
     override,
+    rate,
     registered,
     rule,
     setting,
@@ -118,11 +119,11 @@ class EncoderConfig(Group):
     train_trunk: bool = setting(False, "let the trunk learn")
     batch_size: int = setting(48, "image-caption pairs of a step on one process", at_least(2))
     images: int = setting(0, "length of the training in images seen", at_least(0), resume=True)
-    lr: float = setting(2e-3, "learning rate of Adam", above(0))
+    lr: float = setting(2e-3, "learning rate of Adam", rate())
     lr_decay: float = setting(
         0.98,
         "factor on the learning rate after every epoch, down to a tenth",
-        rule(lambda value: 0 < value <= 1, "a number above 0, at most 1"),
+        rate(),
     )
     clip: float = setting(
         0.25, "norm that the text encoder's gradient is cut to, 0: never", at_least(0)
@@ -152,7 +153,7 @@ class StreamConfig(Group):
     hidden_dim: int = setting(512, "width of the LSTM", above(0))
     batch_size: int = setting(128, "image-caption pairs of a step on one process", at_least(2))
     images: int = setting(0, "length of the training in images seen", at_least(0), resume=True)
-    lr: float = setting(1e-3, "learning rate of Adam", above(0))
+    lr: float = setting(1e-3, "learning rate of Adam", rate())
 
 
 @dataclass(frozen=True)
@@ -282,8 +283,8 @@ class OptimConfig(Group):
     batch_size: int = setting(20, "images of a step on one process", at_least(2))
     accumulate: int = setting(1, "batches whose gradients make one step", at_least(1))
     images: int = setting(5_000_000, "length of training in images seen", above(0), resume=True)
-    g_lr: float = setting(2e-4, "learning rate of the generator's Adam", above(0))
-    d_lr: float = setting(2e-4, "learning rate of each discriminator's Adam", above(0))
+    g_lr: float = setting(2e-4, "learning rate of the generator's Adam", rate())
+    d_lr: float = setting(2e-4, "learning rate of each discriminator's Adam", rate())
     decay: float = setting(
         0.0, "last share of the run over which both rates fall linearly to 2 %", between(0, 1)
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from types import TracebackType
 
+# C0 and C1: what moves the cursor, colours the screen, sets the window's title.
+CONTROLS = (*range(0x20), *range(0x7F, 0xA0))
 INTERRUPTED = "interrupted"
 STATUS_INTERRUPTED = 130
 
@@ -14,6 +17,8 @@ def guard_streams() -> None:
     """Put the null device where a standard stream is closed (`2>&-`).
 
     Otherwise the next file that is opened takes its number, and messages end up in a checkpoint.
+    What standard output cannot encode, a caption in a Latin locale or a name of any bytes, is
+    written out: a command that has done its work shall not fail at telling so.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -25,12 +30,27 @@ def guard_streams() -> None:
                 os.close(null)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""The text with its control characters written out, but for those to `keep`.
+
+    >>> printable("a red\x1b[2J\nstar")
+    'a red\\x1b[2J\\x0astar'
+    """
+    table = {code: f"\\x{code:02x}" for code in CONTROLS if chr(code) not in keep}
+    return text.translate(table)
 
 
 def say(message: str) -> None:
-    """One line on standard error, if anybody listens."""
+    """A message on standard error, if anybody listens.
+
+    It may quote names and captions out of anybody's files, which shall not steer the terminal.
+    """
     try:
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message, keep="\n\t"), file=sys.stderr, flush=True)
     except (OSError, ValueError):
         return
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from baselines.cli import Parser, run_command
+from baselines.cli import Parser, run_command, seed_number
 from baselines.errors import UserError
 from baselines.metrics import CLIPS, COCO_DETECTORS, METRICS, PUBLISHED_COUNT, SCENES
 from baselines.metrics.extractors import EXTRACTORS
@@ -124,7 +124,7 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
         "--before-after", action="store_true", help="measure the untrained generator too"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of noise, candidates, shuffles and resampling"
+        "--seed", type=seed_number, default=0, help="of noise, candidates, shuffles and resampling"
     )
     parser.add_argument(
         "--out", type=Path, help=f"instead of {RESULT} in the run directory; nothing is left there"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from baselines.cli import Parser, run_command
+from baselines.cli import Parser, run_command, seed_number
 from baselines.errors import UserError
 from baselines.files import write_atomic, write_text
 from baselines.metrics import CLIPS
@@ -52,7 +52,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--run", type=Path, help="draw the prompts with this run first")
     parser.add_argument("--prompts", type=Path, help="evaluation_metadata.jsonl, with --run")
     parser.add_argument("--samples", type=int, default=4, help="images drawn for each prompt")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the noise")
     parser.add_argument(
         "--detector", default="maskrcnn_resnet50_fpn_v2",
         help=f"{SCENES} for drawn scenes, or one of {', '.join(COCO_DETECTORS)}",
@@ -181,6 +181,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--rule {args.rule}: expected one of {', '.join(RULES)}")
     if (args.run is None) != (args.prompts is None):
         raise UserError("--run and --prompts belong together: the prompts that the run draws")
+    # Before minutes are spent on fetching weights.
+    if args.prompts is not None:
+        read_prompts(args.prompts)
+    elif not args.images_from.is_dir():
+        raise UserError(f"{args.images_from}: no such folder; draw one with --run and --prompts")
     device = pick_device(args.device)
     detector = open_detector(args.detector, file=args.detector_weights, device=device)
     judge = None

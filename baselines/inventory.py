@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from baselines.cli import Parser
 from baselines.config import Config, load_config
 from baselines.errors import UserError
 from baselines.training.checkpoint import checkpoints, images_of
@@ -107,7 +107,7 @@ def table(entries: Sequence[Entry]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
-    parser = argparse.ArgumentParser(prog="python -m baselines.runs", description=__doc__)
+    parser = Parser(prog="python -m baselines.runs", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="default: runs")
     parser.add_argument("--json", action="store_true", help="for other programs")
     args = parser.parse_args(argv)

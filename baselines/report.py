@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from baselines.cli import Parser, run_command
+from baselines.cli import Parser, run_command, seed_number
 from baselines.console import say
 from baselines.errors import UserError
 
@@ -47,7 +47,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--edit", action="append", nargs="+", default=[], metavar="CAPTION",
         help="a caption and changed versions of it, instead of those that are found (repeatable)",
     )  # fmt: skip
-    add("--seed", type=int, default=0, help="of the noise")
+    add("--seed", type=seed_number, default=0, help="of the noise")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     args = parser.parse_args(argv)
     for name in ("captions", "samples", "drawn"):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from baselines.cli import Parser, one_line, run_command
+from baselines.cli import Parser, fail, one_line, run_command, seed_number
 from baselines.errors import UserError
 
 # --help does not wait for torch: what needs it is imported where it is used.
@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--text", action="append", default=[], metavar="CAPTION", help="may be repeated")
     add("--captions", metavar="FILE", help="UTF-8 text, one caption a line")
     add("--samples", type=_count(1), default=1, metavar="N", help="images per caption, or paths")
-    add("--seed", type=int, default=0, help="of the noise, which all captions share")
+    add("--seed", type=seed_number, default=0, help="of the noise, which all captions share")
     add("--mean-conditioning", action="store_true", help="no conditioning noise: less varied")
     add(
         "--truncation", type=float, default=0.0, metavar="RATE",
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"--overlays: this {pipeline.run.config.model.name} has no stage that reads words"
             )
     except (UserError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {one_line(error)}\n")
+        fail(one_line(error))
     # What was fetched lies in a cache, and a folder of its name would hide it from then on.
     beside = Path() if hub.is_name(options.run) else Path(options.run)
     album = Album(
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             draw_captions(options, pipeline, captions, [pair.image for pair in shown], album)
     except OSError as error:
-        parser.exit(2, f"{parser.prog}: cannot write the pictures: {one_line(error)}\n")
+        fail(f"cannot write the pictures: {one_line(error)}")
     print(f"images: {len(album.files)}, sheets: {len(album.pages)}, in {album.folder}")
     for page in album.pages:
         print(f"  {page}")

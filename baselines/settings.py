@@ -56,6 +56,11 @@ def above(lowest: int) -> Rule:
     return rule(lambda value: value > lowest, f"a number above {lowest}")
 
 
+def rate() -> Rule:
+    """Learning rates and factors on them; Adam itself fails at a rate beyond float32."""
+    return rule(lambda value: 0 < value <= 1, "a number above 0, at most 1")
+
+
 def between(lowest: int, highest: int) -> Rule:
     """Values from `lowest` to `highest`, both included."""
     return rule(

@@ -155,6 +155,9 @@ def explain(op: str, *tensors: Tensor) -> str:
     """
     if op not in OPS:
         raise ValueError(f"op is {op!r}, expected one of {', '.join(OPS)}")
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"tensors holds a {type(tensor).__name__}, expected tensors alone")
     if _selected == "reference":
         return f"{op}: reference (asked for by name)"
     reasons = _reasons(op, tensors, _selected)

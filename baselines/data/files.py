@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -250,7 +251,7 @@ def require_root(name: str, root: str | Path, split: str) -> Path:
         raise DataError(f"data.root is empty: {name} needs the folder of the data set there")
     path = Path(root)
     if not path.is_dir():
-        raise DataError(f"data.root={root} is not a folder (looked for {path.resolve()})")
+        raise DataError(f"data.root={root} is not a folder (looked for {os.path.abspath(path)})")
     return path
 
 

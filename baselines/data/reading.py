@@ -93,14 +93,28 @@ def read_lines(path: Path) -> list[str]:
     return read_text(path).split("\n")
 
 
+def is_text(text: str) -> bool:
+    r"""Whether no half of a surrogate pair stands in `text`: it could be neither drawn nor saved.
+
+    >>> is_text("r\u00e9d"), is_text("\ud800")
+    (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def parse_json(text: str) -> Any:
     """The value of a JSON text.
 
     Raises:
-        DataError: no JSON, or nested so deeply or with numbers so long that nobody means it.
+        DataError: no JSON, or nested so deeply or with numbers so long that nobody means it, or
+            with strings that are no text.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(
             f"not JSON ({error.msg}, line {error.lineno}, column {error.colno})"
@@ -109,6 +123,10 @@ def parse_json(text: str) -> Any:
         raise DataError("nested too deeply") from error
     except ValueError as error:
         raise DataError(f"not usable JSON ({error})") from error
+    # Only an escape can bring a surrogate into what was read as UTF-8.
+    if "\\u" in text and not is_text(json.dumps(value, ensure_ascii=False)):
+        raise DataError("half of a surrogate pair (\\ud800 to \\udfff), which is no character")
+    return value
 
 
 def _reason(error: Exception) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from baselines import files
+from baselines.console import printable
 from baselines.data.files import Record
 from baselines.data.source import BaseSource, DataError, Problem, SceneFacts, Source, digest
 from baselines.data.vocabulary import (
@@ -192,7 +193,7 @@ class ScanReport:
         for kind, count in self.counts.items():
             lines.append(f"{kind} ({count}):")
             found = [problem for _, problem in self.problems if problem.kind == kind]
-            lines += [f"  {problem.key}: {problem.detail}" for problem in found[:limit]]
+            lines += [printable(f"  {problem.key}: {problem.detail}") for problem in found[:limit]]
             if limit is not None and count > limit:
                 lines.append(f"  … and {count - limit} more")
         return "\n".join(lines)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from baselines.console import printable
 from baselines.errors import UserError
+from baselines.files import read_json
 from baselines.metrics.record import RESULT, load_entries
 from baselines.metrics.report import LAST, NOTHING, cell, markdown
 from baselines.runs import CONFIG
 
 TRAINED, GIVEN = "trained", "images"
 # Of a configuration, but nothing that was chosen.
-NO_SETTINGS = {"run.device", "sha256"}
+NO_SETTINGS = {"run.device"}
 Entry = Mapping[str, Any]
 
 
@@ -46,7 +47,7 @@ def load_alike(paths: Sequence[Path]) -> list[Entry]:
             return [entry for entry in alike if entry is not None]
     newest = [entries[-1]["protocol"] for entries in found]
     differing = [
-        f"  {key}: " + ", ".join(str(protocol.get(key)) for protocol in newest)
+        printable(f"  {key}: " + ", ".join(str(protocol.get(key)) for protocol in newest))
         for key in dict.fromkeys(key for protocol in newest for key in protocol)
         if any(protocol.get(key) != newest[0].get(key) for protocol in newest)
     ]
@@ -109,9 +110,7 @@ def settings_that_differ(paths: Sequence[Path]) -> dict[str, list[Any]]:
     configs = []
     for path in paths:
         file = (path if path.is_dir() else path.parent) / CONFIG
-        configs.append(
-            _flat(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-        )
+        configs.append(_flat(read_json(file)) if file.is_file() else {})
     found = {}
     for key in sorted({key for config in configs for key in config} - NO_SETTINGS):
         values = [config.get(key, NOTHING) for config in configs]

@@ -33,6 +33,7 @@ from baselines.metrics.spec import (
     MetricSpec,
 )
 from baselines.runs import GENERATOR, Run
+from baselines.sampling.drawing import check_truncation
 
 PACKAGES = ("torch", "torchvision", "torchmetrics", "timm", "numpy", "scipy")
 REAL, TRAINED, UNTRAINED = "real", "trained", "untrained"
@@ -86,8 +87,7 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}; expected 1 or more")
-        if self.truncation < 0:
-            raise UserError(f"truncation is {self.truncation}; expected 0 (none) or a rate above")
+        check_truncation(self.truncation)
         check_names(self.metrics or [])
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from baselines.data.reading import parse_json, read_lines
+from baselines.data.reading import parse_json, quoted, read_lines
 from baselines.data.source import DataError
 from baselines.metrics.detectors import Detection
 from baselines.metrics.relations import Rule, geneval
@@ -61,7 +61,7 @@ def read_prompts(path: Path) -> list[Prompt]:
         if line.strip():
             try:
                 found.append(parse_prompt(parse_json(line)))
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
                 raise DataError(
                     f"{path}, line {number}: {type(error).__name__} {error}; expected a line like "
                     f"{_FORM}"
@@ -72,7 +72,7 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 
 def parse_prompt(content: Mapping[str, Any]) -> Prompt:
-    """Read one prompt; KeyError, TypeError or ValueError where it has another form."""
+    """Read one prompt; errors of all kinds where it has another form."""
     include, exclude = (
         tuple(
             Wanted(
@@ -90,7 +90,14 @@ def parse_prompt(content: Mapping[str, Any]) -> Prompt:
     for number, wanted in enumerate(include):
         if wanted.position is not None and not 0 <= wanted.position[1] < number:
             raise ValueError(f"position refers to group {wanted.position[1]}, not before it")
-    return Prompt(str(content["tag"]), str(content["prompt"]), include, exclude)
+    return Prompt(_string(content, "tag"), _string(content, "prompt"), include, exclude)
+
+
+def _string(content: Mapping[str, Any], name: str) -> str:
+    value = content[name]
+    if not isinstance(value, str):
+        raise TypeError(f"{name!r} is {quoted(value)}, no string")
+    return value
 
 
 def _position(value: Any) -> tuple[str, int] | None:

@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 from baselines.errors import UserError
 from baselines.files import write_atomic
+from baselines.metrics.entry_shape import entry_fault
 
 if TYPE_CHECKING:
     from baselines.metrics.spec import Score
@@ -83,14 +84,31 @@ def load_entries(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); move it out of the way") from error
     if isinstance(content, dict) and content.get("schema") == SCHEMA:
-        return list(content["evaluations"])
+        return _checked(path, content.get("evaluations"))
     if isinstance(content, dict) and "metrics" in content and "schema" not in content:
         return [content]
     raise UserError(f"{path}: not a file of evaluations; move it out of the way")
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _checked(path: Path, entries: Any) -> list[dict[str, Any]]:
+    """The entries themselves, each with all that its readers rely on."""
+    if not isinstance(entries, list):
+        raise UserError(f"{path}: holds no list of evaluations; move it out of the way")
+    for number, entry in enumerate(entries, 1):
+        if fault := entry_fault(entry):
+            raise UserError(
+                f"{path}: evaluation {number} is damaged: {fault}; mend it, or move the file out "
+                "of the way"
+            )
+    return entries
 
 
 def store(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:

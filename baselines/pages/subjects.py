@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ def open_subjects(paths: Sequence[Path], device: str) -> tuple[list[Subject], So
     Raises:
         UserError: a run twice, too many, or runs of different data; a run that cannot be opened.
     """
-    if len({path.resolve() for path in paths}) < len(paths):
+    if len({os.path.realpath(path) for path in paths}) < len(paths):
         raise UserError("a run is named twice: name each once")
     if len(paths) > len(COLOURS):
         raise UserError(f"{len(paths)} runs: at most {len(COLOURS)} can be told apart on one page")

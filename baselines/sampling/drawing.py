@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from baselines.data.loader import seeded_rng
+from baselines.errors import UserError
 from baselines.networks.contracts import GeneratorOutput
 
 CUT = 2.0  # standard deviations, of truncated noise
@@ -33,6 +35,16 @@ class Inputs:
     def rows(self, start: int, stop: int) -> Inputs:
         """The rows from `start` up to `stop`."""
         return Inputs(*(value[start:stop] for value in vars(self).values()))
+
+
+def check_truncation(truncation: float) -> None:
+    """Refuse what cannot multiply noise.
+
+    Raises:
+        UserError: negative, infinite or not a number.
+    """
+    if not 0 <= truncation < math.inf:
+        raise UserError(f"truncation is {truncation}; expected 0 (none) or a rate above")
 
 
 def seeded_noise(

@@ -12,13 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from baselines import hub
+from baselines.data.reading import is_text
 from baselines.data.vocabulary import Vocabulary
 from baselines.errors import UserError
 from baselines.hosts import find_host
 from baselines.networks.contracts import GeneratorOutput
 from baselines.pictures.grids import to_picture
 from baselines.runs import GENERATOR, Run, load_run
-from baselines.sampling.drawing import Inputs, draw, seeded_noise
+from baselines.sampling.drawing import Inputs, check_truncation, draw, seeded_noise
 from baselines.training.distributed import pick_device
 
 logger = logging.getLogger(__name__)
@@ -91,8 +92,7 @@ class Pipeline:
     def __init__(
         self, run: Run, device: torch.device | str = "cpu", *, truncation: float = 0.0
     ) -> None:
-        if truncation < 0:
-            raise UserError(f"truncation={truncation}: expected 0 (none) or a rate above it")
+        check_truncation(truncation)
         self.run, self.truncation = run, truncation
         self.device = torch.device(device)
 
@@ -218,6 +218,8 @@ class Pipeline:
         for caption in captions:
             if not caption.text.strip():
                 problems.append("a caption is empty")
+            elif not is_text(caption.text):
+                problems.append(f"{caption.text!r} is not UTF-8")
             elif not any(word in self.vocabulary for word in caption.words):
                 problems.append(f"no word of {caption.text!r} is in the vocabulary of this run")
         if problems:

@@ -16,7 +16,7 @@ from typing import IO, Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from baselines import files
 from baselines.data.pickle_scan import UnsafePickleError, check_opcodes
@@ -58,6 +58,8 @@ def save_torch(state: Mapping[str, Any], path: Path, **facts: Any) -> None:
 
 def read_facts(path: Path) -> dict[str, Any]:
     """What `save_torch` noted beside a state; {} where nothing is noted or it is unreadable."""
+    if not path.is_file():
+        return {}  # opening a pipe would wait for its other end for ever
     with open(path, "rb") as file:
         comment = files.zip_comment(file)
     try:
@@ -149,11 +151,28 @@ def load_weights(module: nn.Module, path: Path) -> nn.Module:
         raise CheckpointError(
             f"{path}: cannot be read as safetensors ({error}); restore it from a copy"
         ) from error
-    try:
-        module.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: does not fit this network: {error}") from error
+    if differences := _differences(module.state_dict(), state):
+        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise CheckpointError(
+            f"{path}: does not fit the network that its configuration describes: "
+            + "; ".join(differences[:3])
+            + more
+        )
+    module.load_state_dict(state, assign=True)
     return module
+
+
+def _differences(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> list[str]:
+    """In words, in what a file's tensors differ from those of a network."""
+    lines = [f"{name} is missing" for name in here if name not in there]
+    lines += [f"{name} is unknown" for name in sorted(there.keys() - here.keys())]
+    for name, tensor in here.items():
+        found = there.get(name, tensor)
+        if found.shape != tensor.shape:
+            lines.append(f"{name} has shape {tuple(found.shape)}, expected {tuple(tensor.shape)}")
+        elif found.dtype != tensor.dtype:
+            lines.append(f"{name} has dtype {found.dtype}, expected {tensor.dtype}")
+    return lines
 
 
 def read_description(path: Path) -> dict[str, Any]:

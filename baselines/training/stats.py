@@ -119,10 +119,11 @@ def read_stats(path: Path) -> list[dict[str, Any]]:
     """All complete lines of a `stats.jsonl`; a last line cut short by a kill is passed over.
 
     Raises:
-        UserError: another line is no log entry; names it.
+        UserError: another line is no log entry, or `path` no regular file; names it.
     """
     if not path.exists():
         return []
+    files.require_file(path)
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     return [_entry(path, number, line) for number, line in enumerate(lines[:-1], 1) if line]
 

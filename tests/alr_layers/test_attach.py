@@ -345,6 +345,38 @@ def test_a_stage_without_an_attention_map_is_named():
         refine(images[-1].mean(), imgs, step=0)
 
 
+def test_a_stage_that_has_none_for_an_attention_has_none():
+    netG = network(stackgan.G_NET)
+    netG.h_net2.att = netG.h_net3.att = None
+    assert len(attach(netG, word_dim=12).sources) == 2
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        ([], ValueError, "real_images is empty"),
+        ([torch.zeros(2, 3, 8, 8).numpy()], TypeError, "real_images is a ndarray, expected"),
+        ([torch.zeros(2, 8, 8, 3, dtype=torch.uint8)], TypeError, r"dtype torch\.uint8, expected"),
+    ],
+)
+def test_real_images_that_are_none(images, error, message):
+    netG = network()
+    refine = attach(netG)
+    host = netG(*inputs()[1])[0][-1].mean()
+    with pytest.raises(error, match=message):
+        refine(host, images, step=0)
+
+
+def test_a_loss_that_has_been_differentiated_is_named():
+    netG = network()
+    refine = attach(netG)
+    imgs, args = inputs()
+    host = netG(*args)[0][-1].square().mean()
+    host.backward()
+    with pytest.raises(RuntimeError, match=r"differentiated already .* before backward\(\)"):
+        refine(host, imgs, step=0)
+
+
 def test_data_parallel_over_several_devices_is_refused_by_name():
     netG = network()
     refine = attach(nn.DataParallel(netG))

@@ -136,6 +136,7 @@ def test_every_argument_is_checked(call, position, name, spoil):
         ([5, 6], ValueError, r"lengths holds 6, expected 1\.\.5"),
         ([5.0, 3.0], TypeError, r"lengths has dtype torch\.float32, expected an integer dtype"),
         ([True, True], TypeError, r"lengths has dtype torch\.bool"),
+        (torch.tensor([5, 3], dtype=torch.uint16), TypeError, r"dtype torch\.uint16, .*int64"),
         ([3], ValueError, r"lengths has shape \(1\), expected \(2,\)"),
         ([[3, 4]], ValueError, r"lengths has shape \(1, 2\), expected \(2,\)"),
     ],
@@ -144,8 +145,76 @@ def test_lengths(lengths, error, message):
     inputs = make_inputs(B, T, D, H, W, dtype=torch.float32)
     with pytest.raises(error, match=message):
         alr_layers.semantic_similarity(
-            inputs.features, inputs.projected_words, torch.tensor(lengths)
+            inputs.features, inputs.projected_words, torch.as_tensor(lengths)
         )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (Tensor.to_sparse, r"features is a torch\.sparse_coo tensor, expected a dense"),
+        (lambda value: torch.nested.nested_tensor(list(value)), "features is a nested tensor"),
+        (lambda value: value.to(torch.float8_e4m3fn), "float8_e4m3fn, .* of 16 bits or more"),
+    ],
+)
+def test_tensors_that_torch_could_not_compute_with(spoil, message):
+    inputs = make_inputs(B, T, D, H, W, dtype=torch.float32)
+    with pytest.raises(TypeError, match=message):
+        alr_layers.semantic_similarity(
+            spoil(inputs.features), inputs.projected_words, inputs.lengths
+        )
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        (alr_layers.ALRModule(D, 6), ("features", "words", "lengths")),
+        (alr_layers.ALRLoss(D), ("layout", "real_layout", "real_features")),
+        (alr_layers.LayoutEncoder(D), ("images",)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_module_left_on_another_device_is_named(module, names):
+    inputs = make_inputs(B, T, D, H, W, dtype=torch.float32)
+    args = [torch.zeros(B, 3, H, W) if n == "images" else good(inputs, n) for n in names]
+    module(*args)
+    message = rf"is on meta, expected cpu like the weights of {type(module).__name__}; move the mod"
+    with pytest.raises(ValueError, match=message):
+        module(*(value.to("meta") for value in args))
+
+
+def test_a_layout_of_another_grid_is_named_before_anything_is_encoded():
+    def refuse(*args: object) -> Tensor:
+        raise AssertionError("nothing is to be computed")
+
+    encoder, module = nn.Module(), alr_layers.ALRModule(D, 6)
+    encoder.forward = refuse
+    refine = alr_layers.LayoutRefinement(module, decode=refuse, encoder=encoder)
+    features, words, lengths = torch.randn(B, D, H, W), torch.randn(B, 6, T), torch.ones(B).long()
+    layout, images = module.layout(features, words, lengths), torch.rand(B, 3, H, W)
+    with pytest.raises(
+        ValueError, match=r"layout has shape .*like|layout has shape .* as features"
+    ):
+        refine(features, images[..., :1], layout, words, lengths)
+
+
+def test_images_of_any_floating_dtype_are_encoded():
+    encoder, images = alr_layers.LayoutEncoder(D), torch.rand(B, 3, H, W, dtype=torch.float64)
+    assert torch.equal(encoder(images), encoder(images.float()))
+
+
+@pytest.mark.parametrize("value", ["no", None, 1])
+@pytest.mark.parametrize(
+    "loss", [alr_layers.LVRLoss, lambda **given: alr_layers.ALRLoss(D, **given)]
+)
+def test_options_that_merely_count_as_true_or_false(loss, value):
+    with pytest.raises(TypeError, match=r"detach_target is a .*, expected True or False"):
+        loss(detach_target=value)
+
+
+def test_what_explain_is_given():
+    with pytest.raises(TypeError, match="tensors holds a int, expected tensors alone"):
+        alr_layers.explain("semantic_similarity", 1, 2, 3)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])

@@ -62,6 +62,29 @@ def test_lengths_come_back_from_clip_tokens(lengths, padding):
             "no end token 9 in row 1",
         ),
         (lambda: lengths_from_clip_tokens(torch.ones(2, 3)), TypeError, "tokens has dtype"),
+        (
+            lambda: lengths_from_mask(torch.ones(2, 0).bool(), padding=True),
+            ValueError,
+            r"mask has shape \(2, 0\), expected at least one word",
+        ),
+        (
+            lambda: lengths_from_clip_tokens(torch.ones(2, 0).long()),
+            ValueError,
+            r"tokens has shape \(2, 0\), expected at least one word",
+        ),
+        (
+            lambda: lengths_from_clip_tokens(torch.ones(2, 3).bool()),
+            TypeError,
+            "bool, expected token ids; see lengths_from_mask",
+        ),
+        (lambda: lengths_from_clip_tokens(torch.ones(2, 3).long(), end="9"), TypeError, "end is a"),
+        # Cut off before its end, where the highest id is the start token; and all padding.
+        (
+            lambda: lengths_from_clip_tokens(torch.tensor([[49406, 49407], [49406, 320]])),
+            ValueError,
+            "no end token in row 1",
+        ),
+        (lambda: lengths_from_clip_tokens(torch.zeros(1, 3).long()), ValueError, "no end token in"),
     ],
 )
 def test_masks_and_tokens_that_do_not_fit(call, error, message):

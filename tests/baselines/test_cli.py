@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from baselines import compare, evaluate, geneval, train
+from baselines import compare, evaluate, geneval, inventory, train
 from baselines.cli import run_command
 from baselines.errors import UserError
 from baselines.hosts import HOSTS
@@ -55,6 +55,21 @@ def test_what_the_user_can_mend_is_one_line(error, line, capsys):
         run_command(raising(error))
     assert stopped.value.code == 2
     assert capsys.readouterr().err == line + "\n"
+
+
+def test_what_standard_output_cannot_encode_is_written_out():
+    code = """
+from baselines.cli import run_command
+run_command(lambda arguments: print("r\\u00e9d \\udcff"))
+"""
+    done = started(code, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (0, "r\\xe9d \\udcff\n"), done.stderr
+
+
+def test_what_a_file_says_does_not_steer_the_terminal(capsys):
+    with pytest.raises(SystemExit):
+        run_command(raising(UserError("x/\x1b]0;title\x07.png: broken\n  \x9b2Ja\tb")))
+    assert capsys.readouterr().err == "error: x/\\x1b]0;title\\x07.png: broken\n  \\x9b2Ja\tb\n"
 
 
 @pytest.mark.parametrize("error", [ValueError("shapes"), KeyError("x"), AssertionError()])
@@ -112,8 +127,17 @@ def test_a_dry_run_of_a_preset_does_not_wait_for_torch(command, tmp_path):
         (train, ["attngan"], "the following arguments are required: --run-dir"),
         (train, ["attngan", "--run-dir", "x", "--sett", "x"], "unrecognized arguments: --sett x"),
         (train, ["attngan", "--run-dir", "x", "--refine", "lvr"], "argument --refine: invalid"),
+        (
+            evaluate,
+            ["--run", "x", "--seed", str(2**70)],
+            "argument --seed: 1180591620717411303424:",
+        ),
+        (geneval, ["--images-from", "x", "--seed", "1.5"], "argument --seed: '1.5' is no whole n"),
         (evaluate, [], "one of the arguments --run --images-from is required"),
         (evaluate, ["--run", "x", "--clip", "ViT"], "argument --clip: invalid choice: 'ViT'"),
+        (inventory, ["--jsn"], "unrecognized arguments: --jsn"),
+        (train, ["attngan", "--run-dir", ""], "argument --run-dir: is empty, expected a path"),
+        (compare, ["", "x"], "argument RUN: is empty, expected a path"),
         (compare, [], "the following arguments are required: RUN"),
         (geneval, [], "the following arguments are required: --images-from"),
     ],

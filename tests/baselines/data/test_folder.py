@@ -93,6 +93,14 @@ def test_hash_split_without_test_images_says_what_to_do(tmp_path):
         Folder(root, "train")
 
 
+def test_a_folder_that_cannot_be_one_is_named(tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for root in (loop, "a\0b", tmp_path / "gone"):
+        with pytest.raises(DataError, match="is not a folder"):
+            Folder(root, "train")
+
+
 @pytest.mark.parametrize(
     "name",
     ["../x.png", "/x.png", "a/../../x.png", "C:\\x.png", "..\\x.png", "\\\\host\\x.png", " "],
@@ -115,15 +123,17 @@ def test_all_malformed_lines_are_listed(tmp_path):
         '{"file_name": "c", "text": "x", "bbox": [1, 2, 3]}',
         '{"file_name": "d", "text": "x", "bbox": ["1", 2, 3, 4]}',
         '{"file_name": "e", "text": "x", "class": [1]}',
+        '{"file_name": "f", "text": "a \\ud83d star"}',
+        '{"file_name": "g", "text": "a \\ud83d\\ude00 star"}',
     ]
     root = make_folder(tmp_path, rows, images=False)
     with pytest.raises(DataError) as caught:
         Folder(root, "train")
     message = str(caught.value)
-    assert "metadata.jsonl has 8 lines that cannot be used" in message
+    assert "metadata.jsonl has 9 lines that cannot be used" in message
     for number, words in enumerate(
         ["Expecting property", "list instead", '"file_name"', '"text" of a', '"text" of b',
-         '"bbox" of c', '"bbox" of d', '"class" of e'],
+         '"bbox" of c', '"bbox" of d', '"class" of e', "half of a surrogate pair"],
         start=2,
     ):  # fmt: skip
         assert any(

@@ -48,6 +48,12 @@ def broken(tmp_path):
     )
 
 
+def test_a_name_with_line_breaks_stays_on_its_line(tmp_path):
+    source = FileSource("toy", "train", [record(tmp_path, "a\nb\x1b[2J")])
+    details = scan(source, progress=False).details().splitlines()
+    assert len(details) == 2 and "a\\x0ab\\x1b[2J" in details[1]
+
+
 def test_everything_is_found_at_once(broken):
     report = scan(broken, progress=False)
     found = {

@@ -115,6 +115,21 @@ def test_metadata_as_distributed_is_read(tmp_path):
         parse_prompt({"include": [{"class": "x"}]})
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ('"count": 1e999', "OverflowError"),
+        ('"count": 1, "position": []', "IndexError"),
+        ('"count": 1}], "prompt": ["x"], "rest": [{"a": 1', "'prompt' is \\['x'\\], no string"),
+    ],
+)
+def test_prompts_of_another_form_are_named(tmp_path, change, message):
+    line = '{"tag": "colors", "prompt": "x", "include": [{"class": "x", CHANGE}]}'
+    (tmp_path / "m.jsonl").write_text(line.replace("CHANGE", change))
+    with pytest.raises(DataError, match=f"m.jsonl, line 1: .*{message}.*expected a line like"):
+        read_prompts(tmp_path / "m.jsonl")
+
+
 def scenes_folder(path, scenes, number):
     """Real scenes in GenEval's layout: what their captions state."""
     prompts = []
@@ -248,5 +263,11 @@ def test_bad_folders_and_options_are_named(tmp_path):
         read_folder(tmp_path / "real")
     with pytest.raises(UserError, match="--rule up: expected one of geneval"):
         command.main(["--images-from", str(tmp_path), "--rule", "up"])
+    # Both before the detector's weights are asked for.
+    with pytest.raises(UserError, match="gone: no such folder; draw one with --run and --prompts"):
+        command.main(["--images-from", str(tmp_path / "gone")])
+    with pytest.raises(DataError, match=r"none\.jsonl cannot be read"):
+        arguments = ["--run", str(tmp_path), "--prompts", str(tmp_path / "none.jsonl")]
+        command.main(["--images-from", str(tmp_path / "new"), *arguments])
     with pytest.raises(UserError, match="belong together"):
         command.main(["--images-from", str(tmp_path), "--run", str(tmp_path)])

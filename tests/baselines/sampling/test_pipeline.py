@@ -177,6 +177,7 @@ class TestReading:
             (["a red circle", " \t"], "a caption is empty"),
             ("?!", "no word of '\\?!' is in the vocabulary"),
             ("zorgle frob", "no word of 'zorgle frob' is in the vocabulary"),
+            ("a red \udcff circle", r"'a red \\udcff circle' is not UTF-8"),
             (["x1", "", "x2"], "'x1'.*empty.*'x2'"),
         ],
     )

@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -7,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from baselines.errors import UserError
 from baselines.training.checkpoint import (
     CheckpointError,
     checkpoints,
     load_torch,
     load_weights,
+    read_facts,
     save_checkpoint,
     save_torch,
     save_weights,
@@ -66,8 +69,15 @@ def test_weights_round_trip_and_refuse_another_network(tmp_path):
     assert all(
         torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True)
     )
-    with pytest.raises(CheckpointError, match="does not fit"):
+    with pytest.raises(CheckpointError, match="does not fit") as refused:
         load_weights(nn.Linear(3, 5), tmp_path / "w.safetensors")
+    assert "weight is missing; bias is missing; 0.bias is unknown; and 6" in str(refused.value)
+    for other_size, message in (
+        (nn.Linear(3, 5), r"0\.weight has shape \(4, 3\), expected \(5, 3\); 0\.bias has shape"),
+        (nn.Linear(3, 4).half(), r"0\.weight has dtype torch\.float32, expected torch\.float16; 0"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            load_weights(nn.Sequential(other_size, nn.BatchNorm1d(4)), tmp_path / "w.safetensors")
     (tmp_path / "w.safetensors").write_bytes(b"junk")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_weights(other, tmp_path / "w.safetensors")
@@ -101,3 +111,11 @@ def test_resuming_a_log_drops_what_came_after_and_a_torn_line(tmp_path):
     StatsWriter(tmp_path, resume_step=2).write(3, {"x": 9.0})
     lines = (tmp_path / "stats.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines][-1] == {"step": 3, "x": 9.0} and len(lines) == 3
+
+
+def test_pipes_in_a_run_directory_are_not_waited_for(tmp_path):
+    for name in ("checkpoint-000000004.pt", "stats.jsonl"):
+        os.mkfifo(tmp_path / name)
+    assert read_facts(tmp_path / "checkpoint-000000004.pt") == {}
+    with pytest.raises(UserError, match=r"stats\.jsonl: not a regular file"):
+        read_stats(tmp_path / "stats.jsonl")
