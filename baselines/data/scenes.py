@@ -19,6 +19,9 @@ from baselines.errors import UserError
 CAPTIONS = 10
 SMALLEST = 16
 SCANNED = 256
+# What is kept of scenes once drawn, in bytes of pixels: some 20,000 at 32 px, captions included
+# 80 MB. At larger sizes few are kept; drawing is cheap beside training there.
+KEPT = 2**26
 # To be raised whenever the same settings draw other scenes or captions than before.
 VERSION = 1
 
@@ -83,6 +86,8 @@ class Scenes(BaseSource):
         if images > SCANNED:
             self.notes = (f"drawn on the fly, so only the first {SCANNED} checked",)
         self._latest: tuple[int, Scene] | None = None
+        self._texts: dict[int, tuple[str, ...]] = {}
+        self._pictures: dict[tuple[int, int], Tensor] = {}
 
     def __len__(self) -> int:
         return self._images
@@ -111,7 +116,13 @@ class Scenes(BaseSource):
         """
         if size < SMALLEST:
             raise UserError(f"size is {size}; scenes are drawn at {SMALLEST} pixels and more")
-        return torch.from_numpy(draw_scene(self.scene(index), size)).permute(2, 0, 1).contiguous()
+        kept = self._pictures.get((index, size))
+        if kept is None:
+            kept = torch.from_numpy(draw_scene(self.scene(index), size)).permute(2, 0, 1)
+            kept = kept.contiguous()
+            if len(self._pictures) < KEPT // kept.numel():
+                self._pictures[index, size] = kept
+        return kept.clone()
 
     def described(self, index: int) -> tuple[SceneCaption, ...]:
         """The ten captions with what each states."""
@@ -120,7 +131,12 @@ class Scenes(BaseSource):
 
     def captions(self, index: int) -> tuple[str, ...]:
         """The ten captions' text."""
-        return tuple(caption.text for caption in self.described(index))
+        texts = self._texts.get(index)
+        if texts is None:
+            texts = tuple(caption.text for caption in self.described(index))
+            if len(self._texts) < KEPT // (3 * 32**2):
+                self._texts[index] = texts
+        return texts
 
     def class_id(self, index: int) -> int:
         """What the scene holds, see `Scene.class_id`."""

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from baselines.data import scene_content as content
+from baselines.data import scenes as scene_source
 from baselines.data.scene_drawing import RGB, draw_scene
 from baselines.data.scenes import Scenes
 from baselines.data.source import Source
@@ -273,3 +274,24 @@ def test_bad_sizes_and_indices_are_named():
     for index in (-1, 4):
         with pytest.raises(IndexError, match=str(index)):
             scenes.scene(index)
+
+
+def test_what_is_kept_of_a_drawn_scene_is_what_would_be_drawn_and_nobodys_to_change(monkeypatch):
+    scenes, fresh = Scenes("train", images=40), Scenes("train", images=40)
+    first = scenes.pixels(3, 32)
+    expected = first.clone()
+    first.zero_()
+    drawn = []
+    draw = scene_source.draw_scene
+    monkeypatch.setattr(scene_source, "draw_scene", lambda *args: drawn.append(args) or draw(*args))
+    assert torch.equal(scenes.pixels(3, 32), expected) and not drawn
+    assert scenes.captions(3) == fresh.captions(3) == scenes.captions(3)
+    assert torch.equal(scenes.pixels(3, 16), fresh.pixels(3, 16)) and len(drawn) == 2
+
+
+def test_no_more_is_kept_of_scenes_than_there_is_room_for(monkeypatch):
+    monkeypatch.setattr(scene_source, "KEPT", 5 * 3 * 32**2)
+    scenes = Scenes("train", images=40)
+    for index in range(40):
+        scenes.pixels(index, 32), scenes.captions(index)
+    assert len(scenes._pictures) == len(scenes._texts) == 5
