@@ -59,9 +59,15 @@ def attach(
 
     Raises:
         ValueError: stages, heads or sizes are not found; the message says what to name.
-        TypeError: `generator` is not a module.
+        TypeError: `generator` is not a module, `alr` builds none, or what is named stage by stage
+            is no list.
     """
     network = unwrapped(generator)
+    if isinstance(alr, nn.Module) or not callable(alr):
+        raise TypeError(
+            f"alr is a {type(alr).__name__}, expected what builds the loss of a stage from its D:"
+            " ALRLoss, or functools.partial(ALRLoss, max_words=77)"
+        )
     plan = _plan(network, decode, stages, heads, feature_dims, downsample)
     # Initial weights are drawn from a copy of the random stream: the host's goes on undisturbed.
     with torch.random.fork_rng(devices=[]):
@@ -96,6 +102,12 @@ def _plan(
 ) -> list[_Entry]:
     """What is to be attached where."""
     _checks.choice("decode", decode, DECODES)
+    for given, what in ((stages, "stages"), (heads, "heads"), (feature_dims, "feature_dims")):
+        if given is not None and (isinstance(given, str) or not isinstance(given, Sequence)):
+            raise TypeError(
+                f"{what} is {given!r}, expected a list with an entry for every stage:"
+                f" {what}=[{given!r}]"
+            )
     names = _stage_names(network) if stages is None else list(stages)
     if decode == "generator":
         heads = [None] * len(names)

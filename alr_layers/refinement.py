@@ -235,7 +235,8 @@ class LayoutRefinement(nn.Module):
         if decoded.shape != real_images.shape:
             raise ValueError(
                 f"decode returned images of shape {tuple(decoded.shape)}, expected"
-                f" {tuple(real_images.shape)} like real_images"
+                f" {tuple(real_images.shape)} like real_images; check downsample, the side of the"
+                " images over that of the features"
             )
         self._compare_ranges(real_images, decoded)
         dtype = torch.promote_types(real_images.dtype, torch.float32)

@@ -66,6 +66,18 @@ def test_it_is_ten_lines():
     assert len(added_lines(1)) == 10
 
 
+def test_every_command_of_the_trainers_is_listed():
+    listed = (ROOT / "baselines" / "README.md").read_text(encoding="utf-8")
+    commands = [
+        path.stem
+        for path in (ROOT / "baselines").glob("*.py")
+        if "if __name__ ==" in path.read_text(encoding="utf-8")
+    ]
+    assert len(commands) > 10
+    for command in commands:
+        assert f"\n| `python -m baselines.{command}` |" in listed, command
+
+
 def test_addresses_of_the_repository_lead_to_files():
     """They are absolute, so that the page looks right on an index."""
     links = re.findall(rf"{REPOSITORY}/(?:blob|tree)/main/([^)\s]+)", README)

@@ -140,7 +140,8 @@ def _select(
 def _listed(base: Path, split_file: Path, names: set[str]) -> set[str]:
     path = split_file if split_file.exists() else base / split_file
     if not path.exists():
-        raise DataError(f"data.split_file={split_file} does not exist, nor does {path}")
+        nor = "" if path == split_file else f", nor does {path}"
+        raise DataError(f"data.split_file={split_file} does not exist{nor}")
     lines = {n: line.strip() for n, line in enumerate(read_lines(path), start=1) if line.strip()}
     strangers = [f"line {n}: {name}" for n, name in lines.items() if name not in names]
     if strangers:

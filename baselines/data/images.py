@@ -42,7 +42,8 @@ def opened(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
 
     Raises:
         OSError: missing, no regular file, empty, or no image of `FORMATS`.
-        ValueError: more than `MAX_PIXELS`, or one side more than `MAX_ASPECT` times the other.
+        ValueError: more than `MAX_PIXELS`, one side more than `MAX_ASPECT` times the other, or
+            floating numbers.
     """
     if isinstance(file, (str, Path)):
         require_regular(Path(file))
@@ -59,6 +60,10 @@ def opened(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
             raise ValueError(
                 f"it has {width} × {height} pixels: one side is more than {MAX_ASPECT} times the "
                 "other"
+            )
+        if image.mode == "F":
+            raise ValueError(
+                "it holds floating numbers, whose range nobody tells: save it with 8 or 16 bits"
             )
         yield image
 
@@ -86,7 +91,7 @@ def open_rgb(file: str | Path | BinaryIO) -> Image.Image:
 
     Raises:
         OSError: the file is missing, truncated or no image.
-        ValueError: it is too large, see `opened`.
+        ValueError: it is too large or of floating numbers, see `opened`.
     """
     with opened(file) as image:
         if image.mode.startswith("I"):

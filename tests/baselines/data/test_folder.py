@@ -101,6 +101,16 @@ def test_a_folder_that_cannot_be_one_is_named(tmp_path):
             Folder(root, "train")
 
 
+def test_a_split_file_that_is_not_there_is_named_once(tmp_path):
+    root = make_folder(tmp_path / "data", [{"file_name": "0.png", "text": "x"}], images=False)
+    gone = tmp_path / "gone.txt"
+    with pytest.raises(DataError) as refused:
+        Folder(root, "train", split_file=gone)
+    assert str(refused.value) == f"data.split_file={gone} does not exist"
+    with pytest.raises(DataError, match=rf"=gone\.txt does not exist, nor does {root}/gone\.txt"):
+        Folder(root, "train", split_file="gone.txt")
+
+
 @pytest.mark.parametrize(
     "name",
     ["../x.png", "/x.png", "a/../../x.png", "C:\\x.png", "..\\x.png", "\\\\host\\x.png", " "],

@@ -183,3 +183,11 @@ def test_pipes_devices_and_folders_are_no_images(tmp_path, make):
 def test_formats_are_known_by_content_not_by_name(tmp_path, name):
     numbered(40, 30).save(tmp_path / "bird.jpg", format=name)
     assert open_rgb(tmp_path / "bird.jpg").size == (40, 30)
+
+
+def test_floating_numbers_are_refused_rather_than_read_as_black(tmp_path):
+    path = tmp_path / "depth.tiff"
+    Image.fromarray(np.random.default_rng(0).random((20, 20), dtype=np.float32)).save(path)
+    for read in (open_rgb, decoded_size):
+        with pytest.raises(ValueError, match=r"floating numbers.*save it with 8 or 16 bits"):
+            read(path)

@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from baselines.metrics import kid
 from baselines.metrics.kid import block_error, kernel_distance
 from tests.baselines.metrics.clouds import cloud
 
@@ -52,3 +55,11 @@ def test_the_error_covers_what_repeated_draws_scatter_and_not_much_more(offset):
     scatter, typical = np.std(values, ddof=1), np.mean(errors)
     assert 0.8 * scatter < typical < 4 * scatter
     assert block_error(real, fake[:79], seed=0) is None
+
+
+@pytest.mark.parametrize(("real", "fake", "rows"), [(2, 2, 1), (1, 9, 0), (9, 1, 0)])
+def test_two_images_of_each_kind_are_the_least(monkeypatch, real, fake, rows):
+    pairs = [("damsm", cloud(real, 3, seed=0), cloud(fake, 3, seed=1))]
+    monkeypatch.setattr(kid, "compared_features", lambda context, images: pairs)
+    metric = kid.KernelDistanceMetric(SimpleNamespace(seed=0), None)
+    assert len(metric.scores()) == rows
