@@ -91,6 +91,14 @@ def _one_change(
 SINGLE = (
     _one_change("equal-weights", "α = β = 1", "refine.weighting=equal"),
     _one_change("equal-0.3", "α = β = 1, share 0.3", base=EQUAL, control="equal-weights"),
+    _one_change(
+        "equal-lvr",
+        "α = β = 1, share 0.3, and LVR (the demo's)",
+        *LVR_ENTRY,
+        "refine.lvr.share=0.05",
+        base=EQUAL,
+        control="equal-0.3",
+    ),
     _one_change("hard-only", "α = 0, β = 1", prepare=weights.constant(0.0, 1.0)),
     _one_change("no-order", "without the order term", prepare=weights.without_order),
     _one_change("fixed-mean", "φ with weights of mean ½", prepare=weights.fixed_mean),
