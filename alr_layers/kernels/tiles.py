@@ -18,6 +18,8 @@ from torch import Tensor
 # How tiles are multiplied: halves as they are stored on tensor cores, float32 numbers in pieces on
 # tensor cores, or everything in exact float32 arithmetic beside them.
 NATIVE, ON_CORES, IEEE = "native", "on cores", "ieee"
+# Of the second, the PRECISION with which each tile is split once for all its products.
+PIECES = "pieces"
 
 # Channels up to which a kernel takes all at once. The tiles below are those that issue the fewest
 # instructions, as `python -m benchmarks.ahead` counts them, among those that spill no registers.
@@ -48,17 +50,16 @@ def channels_at_once(dim: int) -> int:
 
 
 def layout_tile(dim: int, words: int, arithmetic: str, *, forward: bool) -> Tile:
-    """Of E1-E3: all channels at once where that spills no registers.
-
-    The backward pass of float32 holds twice as many tiles, and goes piece by piece in exact
-    arithmetic.
-    """
+    """Of E1-E3: all channels at once where that spills no registers."""
     block_t = block_words(words)
+    at_once = channels_at_once(dim)
+    if arithmetic == ON_CORES and not forward and at_once <= SMALL and block_t <= 32:
+        return Tile(64 if block_t < 32 < at_once else 32, at_once, 2 if at_once <= 32 else 4, PIECES)
     on_cores = forward and arithmetic == ON_CORES
     precision = "bf16x6" if on_cores and block_t <= 32 else exact(arithmetic)
-    at_once = SMALL if arithmetic == NATIVE else 32 if on_cores else 0
+    largest = SMALL if arithmetic == NATIVE else 32 if on_cores else 0
     if block_t <= 32:
-        return Tile(64, channels_at_once(dim) if dim <= at_once else 16, 4, precision)
+        return Tile(64, at_once if at_once <= largest else 16, 4, precision)
     return Tile(32 if block_t == 64 else 16, 16, 8, precision)
 
 
