@@ -103,11 +103,12 @@ def layout_forward_kernel(
     place = _place(layout + b * layout_strides[0], layout_strides, n, t, width, FLAT)
     tl.store(place, theta, mask=inside & (t < word_count)[None, :])
     if WITH_CONTEXT:
+        theta = as_factor(theta, PRECISION)
         for start in range(0, BLOCK_D if ONE_PIECE else dim, BLOCK_D):
             d = start + channel
             if not ONE_PIECE:
                 w = _words(words, words_strides, d, t, dim, real, PRECISION)
-            q = wide_product(theta, tl.trans(w), None, PRECISION, False)
+            q = wide_product(theta, transposed(w, PRECISION), None, PRECISION, False)
             out = _place(context, context_strides, n, d, width, FLAT)
             tl.store(out, q, mask=inside & (d < dim)[None, :])
 

@@ -24,6 +24,8 @@ PIECES = "pieces"
 # Channels up to which a kernel takes all at once. The tiles below are those that issue the fewest
 # instructions, as `python -m benchmarks.ahead` counts them, among those that spill no registers.
 SMALL = 64
+# Words up to which the sums over regions of E1-E3's backward pass fit in registers.
+FEW_WORDS = 32
 
 # Enough programs to keep every multiprocessor of a large GPU busy several times over. A constant,
 # not the device's own number, so that sums are cut the same way, and come out the same, everywhere.
@@ -49,18 +51,27 @@ def channels_at_once(dim: int) -> int:
     return max(16, int(triton.next_power_of_2(dim)))
 
 
+def _layout_pieces_tile(at_once: int, block_t: int, forward: bool) -> Tile:
+    """Of E1-E3 in float32 on tensor cores."""
+    if block_t <= FEW_WORDS and at_once <= SMALL:
+        few = at_once <= 32
+        if forward:
+            return Tile(128 if few else 64, at_once, 4, PIECES)
+        return Tile(32 if few or block_t == 32 else 64, at_once, 2 if few else 4, PIECES)
+    block_d = min(at_once, 32 if block_t <= (64 if forward else 32) else 16)
+    return Tile(64 if forward or block_t <= 64 else 32, block_d, 4, PIECES)
+
+
 def layout_tile(dim: int, words: int, arithmetic: str, *, forward: bool) -> Tile:
     """Of E1-E3: all channels at once where that spills no registers."""
     block_t = block_words(words)
     at_once = channels_at_once(dim)
-    if arithmetic == ON_CORES and not forward and at_once <= SMALL and block_t <= 32:
-        return Tile(64 if block_t < 32 < at_once else 32, at_once, 2 if at_once <= 32 else 4, PIECES)
-    on_cores = forward and arithmetic == ON_CORES
-    precision = "bf16x6" if on_cores and block_t <= 32 else exact(arithmetic)
-    largest = SMALL if arithmetic == NATIVE else 32 if on_cores else 0
-    if block_t <= 32:
-        return Tile(64, at_once if at_once <= largest else 16, 4, precision)
-    return Tile(32 if block_t == 64 else 16, 16, 8, precision)
+    if arithmetic == ON_CORES:
+        return _layout_pieces_tile(at_once, block_t, forward)
+    if block_t <= FEW_WORDS:
+        whole = arithmetic == NATIVE and at_once <= SMALL
+        return Tile(64, at_once if whole else 16, 4, exact(arithmetic))
+    return Tile(32 if block_t == 64 else 16, 16, 8, exact(arithmetic))
 
 
 def gram_tile(dim: int, arithmetic: str, capability: tuple[int, int]) -> Tile:
