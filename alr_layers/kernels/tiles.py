@@ -58,7 +58,7 @@ def _layout_pieces_tile(at_once: int, block_t: int, forward: bool) -> Tile:
         if forward:
             return Tile(128 if few else 64, at_once, 4, PIECES)
         return Tile(32 if few or block_t == 32 else 64, at_once, 2 if few else 4, PIECES)
-    block_d = min(at_once, 32 if block_t <= (64 if forward else 32) else 16)
+    block_d = min(at_once, 32 if forward and block_t <= 64 else 16)
     return Tile(64 if forward or block_t <= 64 else 32, block_d, 4, PIECES)
 
 
