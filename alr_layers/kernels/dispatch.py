@@ -1,8 +1,8 @@
 """Which backend runs an op: the call's argument > `use_backend` > ALR_LAYERS_BACKEND > "auto".
 
 "reference" is plain PyTorch, "fused" are the Triton kernels, "auto" is fused where they support
-the tensors at hand. "fused" never falls back: it raises with every reason. Everything is decided from metadata (device, dtype, shape), so nothing here waits for
-a device or breaks a graph.
+the tensors at hand. "fused" never falls back: it raises with every reason. Everything is decided
+from metadata (device, dtype, shape), so nothing here waits for a device or breaks a graph.
 """
 
 import logging

@@ -20,7 +20,7 @@ LIFT = tl.constexpr(2048.0)
 
 @triton.jit
 def as_factor(tile, PRECISION: tl.constexpr):
-    """A tile as it goes into products: as stored, or in float32."""
+    """A tile as it goes into products: as stored, in float32, or in the pieces of that."""
     if PRECISION == "native":
         found = tile
     elif PRECISION == "pieces":
@@ -61,7 +61,8 @@ def _pieces(x):
 
 @triton.jit
 def _product_of_pieces(a, b):
-    """Return a b without the three products below 2^-24 of it, the smallest first."""
+    """Return a b without the three smallest products, which float32 hardly shows."""
+    # The smallest first: tensor cores cut what lies below the last bit of the sum.
     found = tl.dot(a[1], b[1])
     found = tl.dot(a[2], b[0], found)
     found = tl.dot(a[0], b[2], found)
