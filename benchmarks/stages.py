@@ -21,8 +21,8 @@ from benchmarks.records import Call, Job, Record, is_done, run_jobs
 from benchmarks.training_step import HOSTS
 
 STEP = "benchmarks.training_step"
-PRECISIONS = ("ieee", "bf16x6")
-WARPS = (4, 8)
+PRECISIONS = {"layout_context": ("ieee", "pieces"), "masked_difference": ("ieee", "bf16x6")}
+WARPS = (2, 4, 8)
 BLOCKS = (32, 64, 128)
 SWEPT = {"layout_context": ("layout_tile",), "masked_difference": ("gram_tile", "difference_tile")}
 
@@ -156,7 +156,7 @@ def _swept(stretch: Stretch, job: Job, name: str) -> Iterator[Record]:
     tiles = importlib.import_module("alr_layers.kernels.tiles")
     original = getattr(tiles, name)
     done = [r["setting"] for r in stretch.records if r.get("kind") == "sweep"]
-    precisions = PRECISIONS if job.dtype == torch.float32 else ("native",)
+    precisions = PRECISIONS[job.case.name] if job.dtype == torch.float32 else ("native",)
     for precision, warps, block in itertools.product(precisions, WARPS, BLOCKS):
         setting = {**job.facts(), "tile": name, "precision": precision} | {
             "warps": warps,

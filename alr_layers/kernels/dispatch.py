@@ -1,9 +1,8 @@
 """Which backend runs an op: the call's argument > `use_backend` > ALR_LAYERS_BACKEND > "auto".
 
 "reference" is plain PyTorch, "fused" are the Triton kernels, "auto" is fused where they support
-the tensors at hand and are not expected to be slower. "fused" never falls back: it raises with
-every reason. Everything is decided from metadata (device, dtype, shape), so nothing here waits for
-a device or breaks a graph.
+the tensors at hand. "fused" never falls back: it raises with every reason. Everything is decided
+from metadata (device, dtype, shape), so nothing here waits for a device or breaks a graph.
 """
 
 import logging
@@ -88,12 +87,6 @@ class use_backend:
         _selected = self._previous
 
 
-def _reasons(op: str, tensors: tuple[Tensor, ...], wanted: str) -> tuple[str, ...]:
-    """What speaks against the fused form: that it cannot run; under "auto", that it would lose."""
-    found = requirements.obstacles(op, *tensors)
-    return found or (requirements.drawbacks(op, *tensors) if wanted == "auto" else ())
-
-
 def choose(op: str, tensors: tuple[Tensor, ...], backend: str | None = None) -> str:
     """The path of `op` for these tensors, "reference" or "fused".
 
@@ -105,7 +98,7 @@ def choose(op: str, tensors: tuple[Tensor, ...], backend: str | None = None) -> 
     wanted = _selected if backend is None else _validated(backend, "backend")
     if wanted == "reference":
         return "reference"
-    reasons = _reasons(op, tensors, wanted)
+    reasons = requirements.obstacles(op, *tensors)
     if not reasons:
         return "fused"
     if wanted == "fused":
@@ -160,7 +153,7 @@ def explain(op: str, *tensors: Tensor) -> str:
             raise TypeError(f"tensors holds a {type(tensor).__name__}, expected tensors alone")
     if _selected == "reference":
         return f"{op}: reference (asked for by name)"
-    reasons = _reasons(op, tensors, _selected)
+    reasons = requirements.obstacles(op, *tensors)
     if not reasons:
         return f"{op}: fused ({'asked for by name' if _selected == 'fused' else 'auto'})"
     if _selected == "fused":

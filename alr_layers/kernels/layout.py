@@ -73,7 +73,8 @@ def _backward(
     grad_features = torch.empty_like(features)
     used = [grad for grad in (grad_context, grad_layout) if grad is not None]
     tile = tiles.layout_tile(dim, count, tiles.arithmetic(features, words), forward=False)
-    kernel = small_layout_backward_kernel if tile.block_d >= dim else layout_backward_kernel
+    small = tile.block_d >= dim and count <= tiles.FEW_WORDS
+    kernel = small_layout_backward_kernel if small else layout_backward_kernel
     cuts = triton.cdiv(height * width, tile.block_n)
     splits = tiles.split_count(cuts, batch)
     partial = features.new_empty(batch, splits, dim, count, dtype=torch.float32)

@@ -9,7 +9,7 @@ piece holds all channels nothing is read twice, and the gradient of ŵ stays in 
 import triton
 import triton.language as tl
 
-from alr_layers.kernels.products import as_factor, stored_product, wide_product
+from alr_layers.kernels.products import as_factor, stored_product, transposed, wide_product
 from alr_layers.kernels.tiles import region_offset
 
 # They change with the number of words. Named one by one: in a tuple Triton specialises whatever it
@@ -27,6 +27,9 @@ def _place(base, strides, n, d, width, FLAT: tl.constexpr):
 def _factor(base, strides, n, d, width, mask, FLAT: tl.constexpr, PRECISION: tl.constexpr):
     """The tile (n, d) as it goes into products, 0 where masked."""
     tile = tl.load(_place(base, strides, n, d, width, FLAT), mask=mask, other=0.0)
+    if PRECISION == "pieces":
+        # Without this Triton moves the split behind shared memory, and does it for every product.
+        tile = tl.where(mask, tile, 0.0)
     return as_factor(tile, PRECISION)
 
 
@@ -100,12 +103,12 @@ def layout_forward_kernel(
     place = _place(layout + b * layout_strides[0], layout_strides, n, t, width, FLAT)
     tl.store(place, theta, mask=inside & (t < word_count)[None, :])
     if WITH_CONTEXT:
-        zero = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+        theta = as_factor(theta, PRECISION)
         for start in range(0, BLOCK_D if ONE_PIECE else dim, BLOCK_D):
             d = start + channel
             if not ONE_PIECE:
                 w = _words(words, words_strides, d, t, dim, real, PRECISION)
-            q = wide_product(theta, tl.trans(w), zero, PRECISION, False)
+            q = wide_product(theta, transposed(w, PRECISION), None, PRECISION, False)
             out = _place(context, context_strides, n, d, width, FLAT)
             tl.store(out, q, mask=inside & (d < dim)[None, :])
 
@@ -184,13 +187,14 @@ def layout_backward_kernel(
                 grad_theta = stored_product(g, w, grad_theta, PRECISION)
 
         theta, grad_s = _score_gradient(scores, grad_theta, real, known)
+        theta = as_factor(theta, PRECISION)
+        grad_s = as_factor(grad_s, PRECISION)
         # The tile comes a second time from the cache: kept in registers, it would spill from them.
-        zero = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
         for start in range(0, dim, BLOCK_D):
             d = start + channel
             here = inside & (d < dim)[None, :]
             w = _words(words, words_strides, d, t, dim, real, PRECISION)
-            grad_h = wide_product(grad_s, tl.trans(w), zero, PRECISION, False)
+            grad_h = wide_product(grad_s, transposed(w, PRECISION), None, PRECISION, False)
             out = _place(grad_features, grad_features_strides, n, d, width, FLAT)
             tl.store(out, grad_h, mask=here)
             own = partial_words + d[None, :] * word_count + t[:, None]
@@ -199,10 +203,10 @@ def layout_backward_kernel(
             if tile != first:
                 grad_w = tl.load(own, mask=kept, other=0.0)
             h = _factor(features, features_strides, n, d, width, here, FLAT, PRECISION)
-            grad_w = wide_product(tl.trans(grad_s), h, grad_w, PRECISION, False)
+            grad_w = wide_product(transposed(grad_s, PRECISION), h, grad_w, PRECISION, False)
             if HAS_GRAD_CONTEXT:
                 g = _factor(grad_context, grad_context_strides, n, d, width, here, FLAT, PRECISION)
-                grad_w = wide_product(tl.trans(theta), g, grad_w, PRECISION, False)
+                grad_w = wide_product(transposed(theta, PRECISION), g, grad_w, PRECISION, False)
             tl.store(own, grad_w, mask=kept)
         # What one thread wrote of the partial sums, another may read for the next tile.
         tl.debug_barrier()
@@ -240,8 +244,9 @@ def small_layout_backward_kernel(
     BLOCK_T: tl.constexpr,
 ):
     """All channels in one piece: ŵ and its gradient stay in registers, the tiles if they fit."""
-    # Two float32 tiles would spill: they come a second time, from the cache.
-    READ_AGAIN: tl.constexpr = PRECISION != "native"
+    # Two float32 tiles would spill: they come a second time, from the cache. Pieces lie in shared
+    # memory.
+    READ_AGAIN: tl.constexpr = PRECISION == "ieee"
     words_strides = (words_stride_b, words_stride_d, words_stride_t)
     split = tl.program_id(0)
     b = tl.program_id(1).to(tl.int64)
@@ -256,7 +261,6 @@ def small_layout_backward_kernel(
     partial_words += (b * splits + split) * dim * word_count
     w = _words(words + b * words_strides[0], words_strides, d, t, dim, real, PRECISION)
     grad_w = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
-    zero = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     first = split * tiles_per_split
     for tile in range(first, min(first + tiles_per_split, tl.cdiv(regions, BLOCK_N))):
         n = (tile * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
@@ -264,8 +268,7 @@ def small_layout_backward_kernel(
         known = inside & real[None, :]
         here = inside & (d < dim)[None, :]
         h = _factor(features, features_strides, n, d, width, here, FLAT, PRECISION)
-        scores = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
-        scores = stored_product(h, w, scores, PRECISION)
+        scores = stored_product(h, w, None, PRECISION)
         grad_theta = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
         if HAS_GRAD_LAYOUT:
             place = _place(grad_layout, grad_layout_strides, n, t, width, FLAT)
@@ -274,15 +277,17 @@ def small_layout_backward_kernel(
             g = _factor(grad_context, grad_context_strides, n, d, width, here, FLAT, PRECISION)
             grad_theta = stored_product(g, w, grad_theta, PRECISION)
         theta, grad_s = _score_gradient(scores, grad_theta, real, known)
-        grad_h = wide_product(grad_s, tl.trans(w), zero, PRECISION, False)
+        grad_s = as_factor(grad_s, PRECISION)
+        grad_h = wide_product(grad_s, transposed(w, PRECISION), None, PRECISION, False)
         out = _place(grad_features, grad_features_strides, n, d, width, FLAT)
         tl.store(out, grad_h, mask=here)
         if READ_AGAIN:
             h = _factor(features, features_strides, n, d, width, here, FLAT, PRECISION)
-        grad_w = wide_product(tl.trans(grad_s), h, grad_w, PRECISION, False)
+        grad_w = wide_product(transposed(grad_s, PRECISION), h, grad_w, PRECISION, False)
         if HAS_GRAD_CONTEXT:
             if READ_AGAIN:
                 g = _factor(grad_context, grad_context_strides, n, d, width, here, FLAT, PRECISION)
-            grad_w = wide_product(tl.trans(theta), g, grad_w, PRECISION, False)
+            theta = transposed(as_factor(theta, PRECISION), PRECISION)
+            grad_w = wide_product(theta, g, grad_w, PRECISION, False)
     kept = (t < word_count)[:, None] & (d < dim)[None, :]
     tl.store(partial_words + d[None, :] * word_count + t[:, None], grad_w, mask=kept)

@@ -21,10 +21,6 @@ from alr_layers.kernels import reference
 OLDEST_TRITON = (3, 6)
 MAX_CHANNELS = 256
 MAX_WORDS = 128
-# In float32 the layout kernels of more than 32 words compute beside the tensor cores. With more
-# channels than this too, they issue for longer than the reference moves its bytes and multiplies:
-# by the counts of `python -m benchmarks.ahead`, not by a clock.
-WIDE_CHANNELS, WIDE_WORDS = 64, 32
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -126,19 +122,3 @@ def obstacles(op: str, *tensors: Tensor) -> tuple[str, ...]:
     if entry.module is None:
         reasons.append("this op has no fused kernels in this version")
     return *reasons, *_of_tensors(tensors), *_of_sizes(entry, tensors)
-
-
-def drawbacks(op: str, *tensors: Tensor) -> tuple[str, ...]:
-    """Every reason why `op` is expected to be slower fused than by its reference; empty if none.
-
-    "auto" goes by them; "fused" by name does not. Arguments as `obstacles`.
-    """
-    if OPS[op].module != "layout" or len(tensors) < 2 or tensors[0].dtype != torch.float32:
-        return ()
-    dim, words = tensors[1].shape[1:]
-    if dim <= WIDE_CHANNELS or words <= WIDE_WORDS:
-        return ()
-    return (
-        f"expected to be slower: {dim} channels and {words} words in float32, more than"
-        f" {WIDE_CHANNELS} and {WIDE_WORDS}",
-    )

@@ -18,10 +18,14 @@ from torch import Tensor
 # How tiles are multiplied: halves as they are stored on tensor cores, float32 numbers in pieces on
 # tensor cores, or everything in exact float32 arithmetic beside them.
 NATIVE, ON_CORES, IEEE = "native", "on cores", "ieee"
+# Of the second, the PRECISION with which each tile is split once for all its products.
+PIECES = "pieces"
 
 # Channels up to which a kernel takes all at once. The tiles below are those that issue the fewest
 # instructions, as `python -m benchmarks.ahead` counts them, among those that spill no registers.
 SMALL = 64
+# Words up to which the sums over regions of E1-E3's backward pass fit in registers.
+FEW_WORDS = 32
 
 # Enough programs to keep every multiprocessor of a large GPU busy several times over. A constant,
 # not the device's own number, so that sums are cut the same way, and come out the same, everywhere.
@@ -47,19 +51,27 @@ def channels_at_once(dim: int) -> int:
     return max(16, int(triton.next_power_of_2(dim)))
 
 
-def layout_tile(dim: int, words: int, arithmetic: str, *, forward: bool) -> Tile:
-    """Of E1-E3: all channels at once where that spills no registers.
+def _layout_pieces_tile(at_once: int, block_t: int, forward: bool) -> Tile:
+    """Of E1-E3 in float32 on tensor cores."""
+    if block_t <= FEW_WORDS and at_once <= SMALL:
+        few = at_once <= 32
+        if forward:
+            return Tile(128 if few else 64, at_once, 4, PIECES)
+        return Tile(32 if few or block_t == 32 else 64, at_once, 2 if few else 4, PIECES)
+    block_d = min(at_once, 32 if forward and block_t <= 64 else 16)
+    return Tile(64 if forward or block_t <= 64 else 32, block_d, 4, PIECES)
 
-    The backward pass of float32 holds twice as many tiles, and goes piece by piece in exact
-    arithmetic.
-    """
+
+def layout_tile(dim: int, words: int, arithmetic: str, *, forward: bool) -> Tile:
+    """Of E1-E3: all channels at once where that spills no registers."""
     block_t = block_words(words)
-    on_cores = forward and arithmetic == ON_CORES
-    precision = "bf16x6" if on_cores and block_t <= 32 else exact(arithmetic)
-    at_once = SMALL if arithmetic == NATIVE else 32 if on_cores else 0
-    if block_t <= 32:
-        return Tile(64, channels_at_once(dim) if dim <= at_once else 16, 4, precision)
-    return Tile(32 if block_t == 64 else 16, 16, 8, precision)
+    at_once = channels_at_once(dim)
+    if arithmetic == ON_CORES:
+        return _layout_pieces_tile(at_once, block_t, forward)
+    if block_t <= FEW_WORDS:
+        whole = arithmetic == NATIVE and at_once <= SMALL
+        return Tile(64, at_once if whole else 16, 4, exact(arithmetic))
+    return Tile(32 if block_t == 64 else 16, 16, 8, exact(arithmetic))
 
 
 def gram_tile(dim: int, arithmetic: str, capability: tuple[int, int]) -> Tile:

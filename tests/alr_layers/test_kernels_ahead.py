@@ -37,6 +37,12 @@ def test_half_precision_issues_hardly_longer_than_its_bytes_take(name):
             assert figure.issue_us <= (1.9 if padded else 1.4) * figure.floor_us, figure
 
 
+def test_float32_layouts_issue_no_longer_than_their_bytes_take():
+    for shape in (shape for shape in SHAPES if shape.size == 128):
+        for figure in ahead.figures(CASES["layout_context"], shape, torch.float32, (9, 0)):
+            assert figure.issue_us <= figure.floor_us, figure
+
+
 def test_the_largest_sizes_fit():
     for name in ("layout_context", "masked_difference"):
         for figure in ahead.figures(CASES[name], LARGE, torch.float32, (9, 0)):

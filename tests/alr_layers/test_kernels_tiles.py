@@ -58,11 +58,11 @@ def test_every_size_has_a_tile(dim, words, arithmetic):
     found += [tiles.gram_tile(dim, arithmetic, gpu) for gpu in ((8, 0), (9, 0))]
     found.append(tiles.difference_tile(dim, words, arithmetic))
     for tile in found:
-        assert tile.precision in (tiles.NATIVE, "bf16x6", tiles.IEEE)
+        assert tile.precision in (tiles.NATIVE, tiles.PIECES, "bf16x6", tiles.IEEE)
         assert (tile.precision == tiles.NATIVE) == (arithmetic == tiles.NATIVE)
         assert arithmetic != tiles.IEEE or tile.precision == tiles.IEEE
         assert tile.block_d in (16, 32, 64)
-        assert tile.block_n in (16, 32, 64)
+        assert tile.block_n in (16, 32, 64, 128)
 
 
 def reasons(features, words, monkeypatch):

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import triton
+import triton.language as tl
 
+from alr_layers.kernels.products import as_factor, stored_product
 from tests.alr_layers import tensor_cores
 from tests.alr_layers.kernel_support import assert_parity, inputs
 
@@ -19,6 +22,13 @@ SHAPES = ((2, 24, 7, 5, 9), (1, 5, 18, 17, 17), (2, 70, 33, 8, 1), (1, 48, 18, 2
 def test_values_and_gradients(op, shape, dtype):
     with tensor_cores.emulated():
         assert_parity(op, *inputs(op, shape, DTYPES[dtype]))
+
+
+def test_the_largest_sizes():
+    with tensor_cores.emulated():
+        assert_parity(
+            "layout_context", *inputs("layout_context", (1, 256, 128, 3, 11), torch.float32)
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -54,3 +64,42 @@ def test_what_the_pieces_keep(precision, bits):
         found = tensor_cores.multiply(left[i], right[j], found)
     error = np.abs(found - exact).max() / np.abs(exact).max()
     assert 2.0 ** -(bits + 4) < error < 2.0**-bits
+
+
+@triton.jit
+def _multiply(a, b, out, SIZE: tl.constexpr):
+    """Write a b of two square matrices, in pieces."""
+    place = tl.arange(0, SIZE)[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
+    left = as_factor(tl.load(a + place), "pieces")
+    right = as_factor(tl.load(b + place), "pieces")
+    tl.store(out + place, stored_product(left, right, None, "pieces"))
+
+
+def in_pieces(a, b):
+    found = torch.empty_like(a)
+    with tensor_cores.emulated():
+        _multiply[1,](a, b, found, a.shape[0])
+    return found
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**-60, 2.0**126])
+def test_pieces_add_up_to_the_number(scale):
+    torch.manual_seed(0)
+    a = torch.rand(16, 16).add(1) * scale * torch.randn(16, 16).sign()
+    assert torch.equal(in_pieces(a, torch.eye(16)), a)
+    assert torch.equal(in_pieces(torch.eye(16), a), a)
+
+
+def test_a_product_of_pieces_is_as_exact_as_of_float32():
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 32, 32)
+    exact = a.double() @ b.double()
+    error = (in_pieces(a, b) - exact).abs().max() / exact.abs().max()
+    assert error < 2.0**-21
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
+def test_what_is_not_finite_stays_visible_in_pieces(poison):
+    a = torch.ones(16, 16)
+    a[3, 5] = poison
+    assert not in_pieces(a, torch.ones(16, 16))[3].isfinite().any()
