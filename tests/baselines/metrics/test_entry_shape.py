@@ -60,7 +60,14 @@ def test_intervals_have_two_ends(entry, ends):
     ("content", "message"),
     [
         ('{"schema": 2}', "holds no list of evaluations"),
-        ('{"schema": 2, "evaluations": [{}]}', "evaluation 1 is damaged: the entry has no 'subje"),
+        (
+            '{"schema": 2, "evaluations": [{"protocol": 3}]}',
+            "1 is damaged: the entry has no 'subje",
+        ),
+        (
+            '{"schema": 2, "evaluations": [3]}',
+            "evaluation 1 is damaged: the entry is 3, expected an",
+        ),
         ('{"schema": 2, "evaluations": [NaN]}', "not JSON .NaN is no number"),
         ("[" * 100_000, "not JSON"),
     ],
