@@ -63,11 +63,7 @@ def attach(
             is no list.
     """
     network = unwrapped(generator)
-    if isinstance(alr, nn.Module) or not callable(alr):
-        raise TypeError(
-            f"alr is a {type(alr).__name__}, expected what builds the loss of a stage from its D:"
-            " ALRLoss, or functools.partial(ALRLoss, max_words=77)"
-        )
+    _check_builder(alr)
     plan = _plan(network, decode, stages, heads, feature_dims, downsample)
     # Initial weights are drawn from a copy of the random stream: the host's goes on undisturbed.
     with torch.random.fork_rng(devices=[]):
@@ -77,9 +73,23 @@ def attach(
         balance = TermBalance(alr=0.05, lvr=0.02) if use_lvr else TermBalance(alr=0.05)
     attached = AttachedRefinement(network, hosts, refinements, balance).to(_weight(network).device)
     if optimizer is not None:
-        group = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
-        optimizer.add_param_group({**group, "params": list(attached.parameters())})
+        _join(optimizer, attached)
     return attached
+
+
+def _join(optimizer: torch.optim.Optimizer, attached: nn.Module) -> None:
+    """Train what is attached with the settings of the optimizer's first group."""
+    group = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+    optimizer.add_param_group({**group, "params": list(attached.parameters())})
+
+
+def _check_builder(alr: object) -> None:
+    """Every stage has a D of its own, and so a loss of its own."""
+    if isinstance(alr, nn.Module) or not callable(alr):
+        raise TypeError(
+            f"alr is a {type(alr).__name__}, expected what builds the loss of a stage from its D:"
+            " ALRLoss, or functools.partial(ALRLoss, max_words=77)"
+        )
 
 
 class _Entry(NamedTuple):

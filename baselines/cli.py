@@ -21,6 +21,7 @@ from baselines.console import (
     guard_streams,
     leave_quietly,
     say,
+    terminate_in_one_line,
 )
 from baselines.data import SOURCES, find_source
 from baselines.errors import UserError
@@ -247,6 +248,7 @@ def run_command(main: Callable[[Sequence[str] | None], object]) -> None:
     Anything else is a bug of ours: its traceback stays, followed by where to report it.
     """
     guard_streams()
+    terminate_in_one_line()
     # Threads that wait for work soon give their core away instead of spinning on it, as OpenMP's do
     # by default: beside one other busy process, spinning makes training tens of times slower. But
     # not at once: the next piece of a small net's work is there sooner than a thread wakes up. Read

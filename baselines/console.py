@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
-from types import TracebackType
+from types import FrameType, TracebackType
+from typing import NoReturn
 
 # C0 and C1: what moves the cursor, colours the screen, sets the window's title.
 CONTROLS = (*range(0x20), *range(0x7F, 0xA0))
@@ -59,6 +61,23 @@ def leave_quietly() -> None:
     """Keep Python from complaining at its end that nobody reads standard output any more."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
+
+
+def terminate_in_one_line() -> None:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does, so that nothing half-written is left.
+
+    Where they are ignored (nohup) they stay so. Training, which saves first, takes them over.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _terminated)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    # A second one shall not come in the way of what is removed at the end.
+    signal.signal(number, signal.SIG_IGN)
+    say(INTERRUPTED)
+    sys.exit(128 + number)
 
 
 def interrupt_in_one_line() -> None:

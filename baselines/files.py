@@ -10,13 +10,14 @@ read as well; `is_sealed` tells which it is.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -125,6 +126,22 @@ def write_atomic(
     finally:
         _remove(temporary)
     _flush_directory(path.parent)
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Read a file of `directory` and write it again while no other process does so; others wait.
+
+    The lock is the operating system's, on the folder itself, and ends with the process. Where the
+    file system has none, nobody waits.
+    """
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

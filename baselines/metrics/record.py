@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from baselines.errors import UserError
-from baselines.files import write_atomic
+from baselines.files import alone, write_atomic
 from baselines.metrics.entry_shape import entry_fault
 
 if TYPE_CHECKING:
@@ -103,6 +103,9 @@ def _checked(path: Path, entries: Any) -> list[dict[str, Any]]:
     if not isinstance(entries, list):
         raise UserError(f"{path}: holds no list of evaluations; move it out of the way")
     for number, entry in enumerate(entries, 1):
+        # One of the first version, without a protocol, is kept and read by nobody.
+        if isinstance(entry, dict) and "protocol" not in entry:
+            continue
         if fault := entry_fault(entry):
             raise UserError(
                 f"{path}: evaluation {number} is damaged: {fault}; mend it, or move the file out "
@@ -114,19 +117,23 @@ def _checked(path: Path, entries: Any) -> list[dict[str, Any]]:
 def store(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     """Add an entry to the file, merged into the one of the same settings; returns what it became.
 
+    Evaluations of one run that end at the same time all keep their results.
+
     Raises:
         UserError: there is a file of something else.
     """
-    entries = load_entries(path)
-    merged = dict(entry)
-    for place, old in enumerate(entries):
-        if _belongs(old, entry):
-            merged = _merge(old, entry)
-            del entries[place]
-            break
-    content = {"schema": SCHEMA, "evaluations": [*entries, merged]}
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_atomic(path, lambda file: file.write(text.encode()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with alone(path.parent):
+        entries = load_entries(path)
+        merged = dict(entry)
+        for place, old in enumerate(entries):
+            if _belongs(old, entry):
+                merged = _merge(old, entry)
+                del entries[place]
+                break
+        content = {"schema": SCHEMA, "evaluations": [*entries, merged]}
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        write_atomic(path, lambda file: file.write(text.encode()))
     return merged
 
 

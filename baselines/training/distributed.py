@@ -95,17 +95,43 @@ def devices() -> list[str]:
 
 
 def start(device_name: str) -> World:
-    """Join the process group that torchrun describes in the environment, if it does."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
-    local_rank = os.environ.get("LOCAL_RANK")
-    device = pick_device(device_name, None if local_rank is None else int(local_rank))
+    """Join the process group that torchrun describes in the environment, if it does.
+
+    Raises:
+        UserError: the environment describes none, or the device does not exist.
+    """
+    rank, size, local_rank = _place()
+    device = pick_device(device_name, local_rank)
     if size == 1:
         return World(rank, size, device)
     if not dist.is_initialized():
         # Who hangs is found by signs of life: the others may wait long for a validation.
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return World(rank, size, device, Peers(connect, rank, size))
+
+
+def _place() -> tuple[int, int, int | None]:
+    """The rank, the number of ranks and the local rank that the environment names.
+
+    Schedulers set some of these variables for programs that were not started by torchrun too.
+    """
+    remedy = "start with torchrun, or unset RANK and WORLD_SIZE"
+    found: dict[str, int | None] = {}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        text = os.environ.get(name)
+        if text is not None and not text.isdecimal():
+            raise UserError(f"{name}={text!r} in the environment is no number: {remedy}")
+        found[name] = None if text is None else int(text)
+    rank, size = found["RANK"] or 0, found["WORLD_SIZE"] or 1
+    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT") if size > 1 else ()
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"WORLD_SIZE={size} in the environment, but {' and '.join(missing)} not: {remedy}"
+        )
+    if rank >= size:
+        raise UserError(f"RANK={rank} of WORLD_SIZE={size} in the environment: {remedy}")
+    return rank, size, found["LOCAL_RANK"]
 
 
 def connect() -> dist.Store:

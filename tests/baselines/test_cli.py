@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 
@@ -55,6 +56,25 @@ def test_what_the_user_can_mend_is_one_line(error, line, capsys):
         run_command(raising(error))
     assert stopped.value.code == 2
     assert capsys.readouterr().err == line + "\n"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_leaves_nothing_half_written(name, tmp_path):
+    code = f"""
+import os, signal
+from pathlib import Path
+from baselines.cli import run_command
+from baselines.files import write_atomic
+
+def main(arguments):
+    write_atomic(Path({str(tmp_path / "x.png")!r}), lambda file: [
+        file.write(b"half"), os.kill(os.getpid(), signal.{name})])
+
+run_command(main)
+"""
+    done = started(code)
+    assert done.returncode == 128 + getattr(signal, name)
+    assert done.stderr == "interrupted\n" and not list(tmp_path.iterdir())
 
 
 def test_what_standard_output_cannot_encode_is_written_out():

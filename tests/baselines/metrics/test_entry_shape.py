@@ -2,13 +2,16 @@
 
 import copy
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from baselines.errors import UserError
+from baselines.metrics import record
 from baselines.metrics.comparison import compare
 from baselines.metrics.entry_shape import entry_fault
-from baselines.metrics.record import load_entries
+from baselines.metrics.record import load_entries, store
 from tests.support.paths import ROOT
 
 MEASURED = sorted((ROOT / "benchmarks/results").glob("*/*.json"))
@@ -57,7 +60,14 @@ def test_intervals_have_two_ends(entry, ends):
     ("content", "message"),
     [
         ('{"schema": 2}', "holds no list of evaluations"),
-        ('{"schema": 2, "evaluations": [{}]}', "evaluation 1 is damaged: the entry has no 'subje"),
+        (
+            '{"schema": 2, "evaluations": [{"protocol": 3}]}',
+            "1 is damaged: the entry has no 'subje",
+        ),
+        (
+            '{"schema": 2, "evaluations": [3]}',
+            "evaluation 1 is damaged: the entry is 3, expected an",
+        ),
         ('{"schema": 2, "evaluations": [NaN]}', "not JSON .NaN is no number"),
         ("[" * 100_000, "not JSON"),
     ],
@@ -76,3 +86,16 @@ def test_a_damaged_configuration_beside_it_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{broken")
     with pytest.raises(UserError, match=r"config\.json: not readable as JSON"):
         compare([tmp_path])
+
+
+def test_evaluations_that_end_at_the_same_time_keep_their_results(tmp_path, monkeypatch, entry):
+    def slowly(path):
+        found = load_entries(path)
+        time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(record, "load_entries", slowly)
+    path = tmp_path / "new" / "evaluation.json"
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: store(path, {**entry, "subject": {"run": str(n)}}), range(4)))
+    assert {each["subject"]["run"] for each in load_entries(path)} == {"0", "1", "2", "3"}

@@ -50,7 +50,8 @@ def entry(weights: str, value: float) -> dict:
            "note": "", "settings": {}}  # fmt: skip
     return {
         "subject": {"run": "/home/somebody/run", "weights": {"file": "x", "hash": weights}},
-        "protocol": {"data": {"root": "/home/somebody/data"}, "split": "test", "images": 24,
+        "protocol": {"data": {"name": "folder", "root": "/home/somebody/data"},
+                     "fingerprint": "f" * 16, "split": "test", "images": 24,
                      "real_images": 24, "seed": 3},
         "environment": {},
         "metrics": {"fid/damsm": {"untrained": {"value": 50.0}, "trained": {"value": value}}},

@@ -8,6 +8,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from baselines.config import LossConfig
+from baselines.errors import UserError
 from baselines.networks.encoders import ImageFeatures
 from baselines.training import distributed, terms
 from baselines.training.checkpoint import checkpoints, load_torch
@@ -99,3 +100,27 @@ def test_asking_for_a_gpu_that_is_not_there_is_an_error():
         pytest.skip("there is a GPU")
     with pytest.raises(ValueError, match="device 'cuda' does not exist here, only cpu"):
         distributed.start("cuda")
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"WORLD_SIZE": "x"},
+            "WORLD_SIZE='x' in the environment is no number: start with torchrun",
+        ),
+        (
+            {"WORLD_SIZE": "2"},
+            "WORLD_SIZE=2 .* but RANK and MASTER_ADDR and MASTER_PORT not: start",
+        ),
+        ({"RANK": "5"}, "RANK=5 of WORLD_SIZE=1 in the environment: start with torchrun, or unset"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK='-1' in the environment is no number"),
+    ],
+)
+def test_half_of_what_torchrun_sets_is_named(monkeypatch, variables, message):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        distributed.start("cpu")
