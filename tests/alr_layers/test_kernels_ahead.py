@@ -11,7 +11,7 @@ from benchmarks import ahead
 from benchmarks.cases import SHAPES, Shape, op_cases
 
 # Triton 3.6 lays four registers of each thread aside in one kernel, float32 at 32 channels.
-ASIDE = 16 if version("triton") < "3.8" else 0
+ASIDE = 16 if tuple(map(int, version("triton").split(".")[:2])) < (3, 8) else 0
 LARGE = Shape("large", 2, 256, 128, 64)
 CASES = {case.name: case for case in op_cases()}
 PUBLISHED = {shape.name: replace(shape, batch=2) for shape in SHAPES if shape.size == 128}

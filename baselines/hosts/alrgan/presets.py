@@ -27,7 +27,8 @@ def refined(start: int) -> RefineConfig:
 
 # Within minutes the layouts of features come to mean little, those that DAMSM sees mean something
 # from the first step (an extension of ours): no E4, and LVR is left out. The ablation's row, one
-# object, one seed, stated objects in place at 18,000 images: host .67, `stage` .73, this .90.
+# object, stated objects in place at 18,000 images: host .67 (two seeds), `stage` .73 (one), this
+# .90 (three).
 GUIDED = RefineConfig(
     terms="alr",
     source="damsm",
