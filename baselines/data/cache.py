@@ -295,7 +295,8 @@ def _alone(folder: Path) -> Iterator[None]:
     system has none, each process fills a file of its own, and all of them are the same.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / LOCK, os.O_RDONLY | os.O_CREAT, 0o644)
+    # Open for writing, without which NFS locks nothing exclusively.
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if _locked(handle, folder):
             # Nobody else writes here now, whatever machine it is on.

@@ -1,6 +1,7 @@
 """The cache of decoded images: the same pixels, of these images only, whatever happens to it."""
 
 import errno
+import fcntl
 import json
 import logging
 import multiprocessing
@@ -355,6 +356,19 @@ def test_without_locks_each_process_fills_its_own(data, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("fcntl.flock", unsupported)
+    assert filled(data).cache is not None
+
+
+def test_it_can_be_filled_on_nfs(data, monkeypatch):
+    """There an exclusive lock needs a file that is open for writing."""
+    lock = fcntl.flock
+
+    def strict(handle, how):
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return lock(handle, how)
+
+    monkeypatch.setattr("fcntl.flock", strict)
     assert filled(data).cache is not None
 
 
