@@ -154,16 +154,6 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def append_text(path: Path, text: str) -> None:
-    """Add `text` as UTF-8 to a log, whose last line a kill or a full disk may cut short.
-
-    Raises:
-        OSError: naming `path`.
-    """
-    with naming(path), open(path, "a", encoding="utf-8") as file:
-        file.write(text)
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object with its checksum as the first key, `sha256`."""
     rest = "," + json.dumps(content, indent=2)[1:] if content else "\n}"

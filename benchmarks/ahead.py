@@ -14,7 +14,7 @@ import math
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -30,6 +30,8 @@ from triton.runtime.jit import JITFunction
 
 from alr_layers.kernels import tiles
 from baselines import files
+from baselines.cli import Parser, run_command
+from baselines.json_lines import read_lines
 from benchmarks.cases import SHAPES, Case, Shape, op_cases
 from benchmarks.machine_code import (
     H200,
@@ -41,6 +43,7 @@ from benchmarks.machine_code import (
     tensor_microseconds,
     turns_of,
 )
+from benchmarks.options import at_least
 
 CAPABILITIES = ((7, 5), (8, 0), (9, 0))
 # Per program, in bytes, what a kernel may ask for (compute capabilities 7.5, 8.0 and 9.0).
@@ -181,12 +184,25 @@ def figures(
 
 
 def _shape(text: str) -> Shape:
-    return Shape(text, *map(int, text.split(",")))
+    try:
+        batch, dim, words, size = (at_least(1)(part) for part in text.split(","))
+    except (ValueError, argparse.ArgumentTypeError):
+        form = "expected B,D,T,SIZE, such as 20,32,18,128"
+        raise argparse.ArgumentTypeError(f"{text!r}: {form}") from None
+    return Shape(text, batch, dim, words, size)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the figures of all ops, at the shapes of the models."""
-    parser = argparse.ArgumentParser(prog="benchmarks.ahead", description=main.__doc__)
+def _measurement(line: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(line[name] for name in ("case", "shape", "dtype", "capability"))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the figures of all ops at the shapes of the models; others in the file stay."""
+    parser = Parser(
+        prog="python -m benchmarks.ahead",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     folder = Path(__file__).parent / "results"
     names = {f"{major}.{minor}": (major, minor) for major, minor in CAPABILITIES}
     parser.add_argument(
@@ -198,18 +214,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--shape", action="append", metavar="B,D,T,SIZE", type=_shape, help="these instead"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     shapes = options.shape or [shape for shape in SHAPES if shape.size == 128]
-    lines = []
+    before, lines = read_lines(options.out), []
     for name in options.capability or names:
         # Before 8.0 there are no tensor cores for bfloat16.
         dtypes = DTYPES if names[name] >= (8, 0) else DTYPES[:2]
         for dtype, case, shape in product(dtypes, op_cases(), shapes):
-            found = figures(case, shape, dtype, names[name])
-            lines += [json.dumps(asdict(figure)) + "\n" for figure in found]
-            files.write_text(options.out, "".join(lines))
+            lines += [asdict(found) for found in figures(case, shape, dtype, names[name])]
+            done = set(map(_measurement, lines))
+            kept = [line for line in before if _measurement(line) not in done]
+            text = "".join(json.dumps(line) + "\n" for line in [*kept, *lines])
+            files.write_text(options.out, text)
     print(f"wrote {options.out}")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

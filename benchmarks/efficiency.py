@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from baselines import companions, train
-from baselines.cli import run_command
+from baselines.cli import Parser, run_command
 from baselines.config import Config
 from baselines.errors import UserError
 from baselines.files import write_atomic
@@ -32,6 +32,7 @@ from baselines.sampling.drawing import Inputs, draw
 from baselines.training.distributed import World, pick_device
 from baselines.training.objective import GANObjective
 from baselines.trial import random_batch, step_sizes, trial_step, untrained_encoders
+from benchmarks.options import at_least
 
 REFINEMENT = "alr,lvr"
 WARM = 2
@@ -197,13 +198,13 @@ def table(costs: Sequence[Cost]) -> str:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.efficiency", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.efficiency", description=__doc__)
     parser.add_argument("--preset", default="demo")
     parser.add_argument(
         "--hosts", help="some of them, with commas between; by default all that have the preset"
     )
     parser.add_argument("--set", action="append", default=[], metavar="GROUP.KEY=VALUE")
-    parser.add_argument("--steps", type=int, default=32, help="timed steps of each host")
+    parser.add_argument("--steps", type=at_least(1), default=32, help="timed steps of each host")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="also write the numbers as JSON")
     return parser.parse_args(argv)
@@ -212,11 +213,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
     args = parse(argv)
-    if args.steps < 1:
-        raise UserError(f"--steps {args.steps}: expected 1 or more")
     world = World(device=pick_device(args.device))
     # ALR-GAN is AttnGAN with the refinement that every host is measured with.
     able = [n for n, host in HOSTS.items() if args.preset in host.presets and n != "alrgan"]
+    if not able:
+        known = ", ".join(dict.fromkeys(p for host in HOSTS.values() for p in host.presets))
+        raise UserError(f"--preset {args.preset}: no host has it; expected one of {known}")
     costs = []
     for model in args.hosts.split(",") if args.hosts else able:
         for refine, name in (("", model), (REFINEMENT, f"{model} + ALR + LVR")):

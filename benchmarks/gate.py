@@ -5,13 +5,14 @@ stretch on the same machine need not spend its time on it again.
 """
 
 import hashlib
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from baselines.json_lines import append_line, read_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,8 +55,7 @@ def pass_gate(device: torch.device, facts: dict[str, Any], stamps: Path) -> str:
         SystemExit: a test fails; the message holds pytest's whole report.
     """
     stamp = stamp_of(facts)
-    kept = [json.loads(line) for line in stamps.read_text().splitlines()] if stamps.exists() else []
-    for entry in kept:
+    for entry in read_lines(stamps):
         if entry["stamp"] == stamp:
             return f"{entry['summary']} (at {entry['date']}, not run again)"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests_of(device)]
@@ -64,6 +64,5 @@ def pass_gate(device: torch.device, facts: dict[str, Any], stamps: Path) -> str:
         raise SystemExit(f"{run.stdout}{run.stderr}\nThe gate is red: nothing is measured.")
     summary = run.stdout.strip().splitlines()[-1]
     stamps.parent.mkdir(parents=True, exist_ok=True)
-    with stamps.open("a") as file:
-        file.write(json.dumps({"stamp": stamp, "summary": summary, "date": facts["date"]}) + "\n")
+    append_line(stamps, {"stamp": stamp, "summary": summary, "date": facts["date"]})
     return summary

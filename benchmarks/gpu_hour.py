@@ -7,18 +7,19 @@ tell; each leaves its lines in the file as it goes, and at the end `hour.md` say
 questions are answered, how, and which are still open.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from baselines import files
+from baselines.cli import Parser, run_command
+from baselines.json_lines import read_lines
+from baselines.training.distributed import pick_device
 from benchmarks import questions, stages
 from benchmarks.gate import pass_gate
-from benchmarks.records import Record, append, conditions, read
+from benchmarks.options import duration
+from benchmarks.records import Record, append, conditions
 from benchmarks.run import stamps_file
 
 
@@ -72,14 +73,14 @@ def run_stages(
     return stretch.records, [stage.name for stage in chosen if stage.name in complete]
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
     names = [stage.name for stage in STAGES]
-    found = argparse.ArgumentParser(prog="benchmarks.gpu_hour", description=__doc__)
+    found = Parser(prog="python -m benchmarks.gpu_hour", description=__doc__)
     found.add_argument("--out", type=Path, default=Path("gpu_hour.jsonl"), help="goes on with it")
-    found.add_argument("--deadline", type=float, default=540, metavar="SECONDS")
+    found.add_argument("--deadline", type=duration, default=540, metavar="SECONDS")
     found.add_argument("--stage", action="append", choices=names, help="only this (repeatable)")
-    found.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    found.add_argument("--device", default="auto")
     found.add_argument("--skip-gate", action="store_true", help="to try the command out")
     return found
 
@@ -89,9 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     until = time.monotonic()
     options = parser().parse_args(arguments)
     until += options.deadline
-    device = torch.device(options.device)
+    device = pick_device(options.device)
     facts = conditions(device)
-    records = done_in(read(options.out), facts["sources"]) if options.out.exists() else []
+    records = done_in(read_lines(options.out), facts["sources"])
     if not options.skip_gate:
         summary = pass_gate(device, facts, stamps_file(options.out))
         print(f"gate: {summary}", flush=True)
@@ -109,4 +110,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

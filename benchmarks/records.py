@@ -1,6 +1,5 @@
 """One measurement as one line of JSON: made, appended, found again."""
 
-import json
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from alr_layers.kernels.requirements import TRITON
+from baselines.json_lines import append_line
 from benchmarks.cases import PROVIDERS, Case, Shape
 from benchmarks.gate import git, sources_digest
 from benchmarks.timing import captured, copy_bandwidth, copy_of, measure, peak_memory
@@ -72,16 +72,10 @@ def conditions(device: torch.device) -> Record:
     }
 
 
-def read(path: Path) -> list[Record]:
-    """The records of one file."""
-    return [json.loads(text) for text in path.read_text().splitlines() if text]
-
-
 def append(path: Path, record: Record) -> None:
     """Add one record; a run that is cut off loses none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    append_line(path, record)
 
 
 def latest(records: Iterable[Record]) -> dict[tuple[Any, ...], Record]:

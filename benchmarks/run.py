@@ -5,7 +5,6 @@ every case is measured, the most informative first, one JSON line each, in the f
 and these versions. `--deadline` ends a stretch in time and `--resume` goes on where one ended.
 """
 
-import argparse
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -15,11 +14,16 @@ from typing import Any
 
 import torch
 
+from baselines.cli import Parser, run_command
+from baselines.files import require_file
+from baselines.json_lines import read_lines
+from baselines.training.distributed import pick_device
 from benchmarks import tables
 from benchmarks.cases import PROVIDERS, SHAPES, SWEEP, Case, Shape
 from benchmarks.gate import pass_gate
+from benchmarks.options import duration
 from benchmarks.paths import cases
-from benchmarks.records import MODES, Job, append, conditions, is_done, read, run_jobs
+from benchmarks.records import MODES, Job, append, conditions, is_done, run_jobs
 
 RESULTS = Path(__file__).parent / "results"
 CPU_BATCH = 2
@@ -82,10 +86,10 @@ def jobs_of(
     yield from sorted((job for job in found if job.applies(device)), key=informative)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
     names = [case.name for case in cases()]
-    found = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
+    found = Parser(prog="python -m benchmarks.run", description=__doc__)
     found.add_argument("--quick", action="store_true", help="one shape, short repeats")
     found.add_argument("--case", action="append", choices=names, help="only this case (repeatable)")
     found.add_argument(
@@ -93,13 +97,13 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--mode", action="append", choices=MODES, help="only this (repeatable)")
     found.add_argument("--compare", type=Path, help="an older file of results to compare with")
-    found.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    found.add_argument("--device", default="auto")
     found.add_argument("--out", type=Path, help="the file to append to (default: results/DEVICE)")
     found.add_argument(
         "--resume", action="store_true", help="leave out what the file has of these sources"
     )
     found.add_argument(
-        "--deadline", type=float, default=FOREVER, metavar="SECONDS", help="begin nothing later"
+        "--deadline", type=duration, default=FOREVER, metavar="SECONDS", help="begin nothing later"
     )
     found.add_argument("--skip-gate", action="store_true", help="for profiling: writes no result")
     return found
@@ -110,7 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     until = time.monotonic()
     options = parser().parse_args(arguments)
     until += options.deadline
-    device = torch.device(options.device)
+    if options.compare:
+        require_file(options.compare)
+    earlier = read_lines(options.compare) if options.compare else []
+    device = pick_device(options.device)
     facts = conditions(device)
     out = options.out or results_file(facts)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
@@ -127,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     )
     if options.resume and out.exists():
-        done = read(out)
+        done = read_lines(out)
         jobs = [job for job in jobs if not is_done(job, done, facts["sources"])]
     budget = 0.2 if options.quick or device.type == "cpu" else 0.5
     records = []
@@ -141,10 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{len(jobs) - len(records)} of {len(jobs)} left at the deadline: go on with --resume"
         )
     if options.compare:
-        print(tables.comparison(read(options.compare), records))
+        print(tables.comparison(earlier, records))
     if not options.skip_gate:
         print(f"wrote {out}, {tables.write(out.parent)}")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -16,9 +16,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from baselines.cli import Parser, run_command
 from baselines.data.scenes import Scenes
 from baselines.metrics.layout import LayoutScore, check_caption, layout_checks
 from baselines.metrics.scene_parsing import parse_scene
+from benchmarks.options import at_least
 
 ROUNDS = 5
 
@@ -81,14 +83,18 @@ def _print_score(name: str, score: LayoutScore) -> None:
     )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(
+        prog="python -m benchmarks.scenes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--accuracy", action="store_true")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 128, 256])
-    parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--max-objects", type=int, default=3)
-    arguments = parser.parse_args()
+    parser.add_argument("--sizes", type=at_least(8), nargs="+", default=[32, 64, 128, 256])
+    parser.add_argument("--images", type=at_least(1), default=500)
+    parser.add_argument("--max-objects", type=int, choices=(1, 2, 3), default=3)
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     split = "test" if arguments.accuracy else "train"
     scenes = Scenes(split, images=arguments.images, max_objects=arguments.max_objects)
@@ -96,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

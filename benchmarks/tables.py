@@ -4,8 +4,9 @@ import io
 from pathlib import Path
 
 from baselines import files
+from baselines.json_lines import read_lines
 from benchmarks.cases import PROVIDERS
-from benchmarks.records import Record, latest, read
+from benchmarks.records import Record, latest
 
 NOT_MEASURED = "not yet measured on a GPU"
 
@@ -93,6 +94,7 @@ def _kernel_table(records: list[Record]) -> str:
 def plots(records: list[Record], out: Path) -> Path | None:
     """Time of forward and backward over the side of the grid; None without matplotlib."""
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
         return None
@@ -117,7 +119,8 @@ def plots(records: list[Record], out: Path) -> Path | None:
         if axes.get_legend_handles_labels()[0]:
             axes.legend()
     picture = io.BytesIO()
-    figure.savefig(picture, format=out.suffix[1:])
+    with rc_context({"svg.hashsalt": out.stem}):  # the same file for the same numbers
+        figure.savefig(picture, format=out.suffix[1:], metadata={"Date": None})
     files.write_bytes(out, picture.getvalue())
     return out
 
@@ -129,7 +132,7 @@ def write(folder: Path) -> Path:
     if not any(not path.name.startswith("CPU") for path in measured):
         parts.append(f"## GPU\n\nThe fused kernels are {NOT_MEASURED}.\n")
     for path in measured:
-        records = read(path)
+        records = read_lines(path)
         last = records[-1]
         plot = plots(records, path.with_suffix(".svg"))
         parts.append(
@@ -146,7 +149,7 @@ def write(folder: Path) -> Path:
             "Microseconds are lower bounds by the rates of an H200's data sheet, not times: of "
             "issuing the instructions, of the tensor cores, of moving the bytes.\n"
         )
-        parts.append(_kernel_table(read(path)) + "\n")
+        parts.append(_kernel_table(read_lines(path)) + "\n")
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / "TABLES.md"
     files.write_text(out, "\n".join(parts))

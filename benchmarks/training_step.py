@@ -24,7 +24,7 @@ from unittest import mock
 import torch
 
 from baselines import losses
-from baselines.cli import run_command
+from baselines.cli import Parser, run_command
 from baselines.config import Config
 from baselines.errors import UserError
 from baselines.files import write_text
@@ -43,6 +43,7 @@ from benchmarks.efficiency import (
     resident_peak,
     timed,
 )
+from benchmarks.options import at_least
 
 HOSTS = "attngan,dmgan,stackgan,mirrorgan,dfgan"
 ORIGINAL, OURS = "the originals' way", "ours"
@@ -177,7 +178,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.training_step",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -185,8 +186,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", help="default: cub on a GPU, demo on a CPU")
     parser.add_argument("--hosts", default=HOSTS)
     parser.add_argument("--set", action="append", default=[], metavar="GROUP.KEY=VALUE")
-    parser.add_argument("--steps", type=int, default=8, help="timed steps of each turn")
-    parser.add_argument("--turns", type=int, default=3, help="how often each way comes round")
+    parser.add_argument("--steps", type=at_least(1), default=8, help="timed steps of each turn")
+    parser.add_argument(
+        "--turns", type=at_least(1), default=3, help="how often each way comes round"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="also write the numbers as JSON")
     return parser.parse_args(argv)
@@ -195,8 +198,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
     args = parse(argv)
-    if min(args.steps, args.turns) < 1:
-        raise UserError(f"--steps {args.steps} --turns {args.turns}: expected 1 or more of both")
     device = pick_device(args.device)
     preset = args.preset or ("cub" if device.type == "cuda" else "demo")
     amp = resolved_amp("auto", device)

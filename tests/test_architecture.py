@@ -129,7 +129,7 @@ def test_fused_kernels_are_leaves():
 
 # Inside the trainers, from the ground up: each knows only its own layer and those before it.
 TRAINERS = (
-    {"errors", "files", "console", "settings", "config", "presets"},
+    {"errors", "files", "json_lines", "console", "settings", "config", "presets"},
     {"losses", "hinge", "matching", "precision", "data", "networks", "pictures"},
     {"training"},
     {"refinement"},

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from baselines import files
-from baselines.errors import UserError
+from baselines.json_lines import append_line, read_lines
 from baselines.training.checkpoint import NonFiniteError
 from baselines.training.trackers import Tracker
 
@@ -98,7 +98,7 @@ class StatsWriter:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line: the step and `values`."""
-        files.append_text(self.path, json.dumps({"step": step, **values}) + "\n")
+        append_line(self.path, {"step": step, **values})
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
         for tracker in self._trackers:
             tracker.log(step, numbers)
@@ -121,21 +121,7 @@ def read_stats(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: another line is no log entry, or `path` no regular file; names it.
     """
-    if not path.exists():
-        return []
-    files.require_file(path)
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return [_entry(path, number, line) for number, line in enumerate(lines[:-1], 1) if line]
-
-
-def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        entry = json.loads(line)
-        if isinstance(entry["step"], int):
-            return dict(entry)
-    except (ValueError, LookupError, TypeError, RecursionError):
-        pass
-    raise UserError(f"{path}: line {number} is damaged; delete it to go on without it")
+    return read_lines(path, lambda entry: isinstance(entry["step"], int))
 
 
 def read_panels(run_dir: Path) -> dict[str, str]:

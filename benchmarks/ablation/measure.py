@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from baselines.data import open_source
 from baselines.data.scenes import Scenes
+from baselines.json_lines import append_line, read_lines
 from baselines.metrics.evaluation import Options, evaluate
 from baselines.metrics.graded import Graded, graded_rows, graded_scores
 from baselines.metrics.images import drawn_batches
@@ -32,8 +32,7 @@ def measure_run(run: AblationRun, root: Path) -> None:
     """Append a line to the run's measures for every snapshot that has none yet."""
     directory, size = root / run.name, SIZES[run.size]
     path = directory / MEASURES
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    done = {json.loads(line)["images"] for line in lines}
+    done = {line["images"] for line in read_lines(path)}
     seconds = times(directory)
     found = marks(run, root)
     for images, snapshot in found:
@@ -50,8 +49,7 @@ def measure_run(run: AblationRun, root: Path) -> None:
         }
         if last:
             entry["evaluation"] = evaluation(loaded, size.captions, root / run.encoders)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        append_line(path, entry)
 
 
 @torch.inference_mode()

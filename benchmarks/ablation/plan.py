@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from baselines.json_lines import read_lines
 from benchmarks.ablation.runs import AblationRun, is_trained, marks
 from benchmarks.ablation.variants import VARIANTS
 
@@ -48,9 +49,8 @@ class Task:
 
 def is_measured(run: AblationRun, root: Path) -> bool:
     """Whether every snapshot of a whole run has been measured."""
-    path = root / run.name / MEASURES
-    lines = len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
-    return is_trained(run, root) and lines >= len(marks(run, root))
+    measured = {line["images"] for line in read_lines(root / run.name / MEASURES)}
+    return is_trained(run, root) and all(images in measured for images, _ in marks(run, root))
 
 
 def planned(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from baselines import train
+from baselines.json_lines import append_line, read_lines
 from baselines.training.checkpoint import save_weights
 from baselines.training.distributed import started
 from baselines.training.objective import GANObjective
@@ -55,11 +55,9 @@ def marks(run: AblationRun, root: Path) -> list[tuple[int, Path]]:
 
 def times(directory: Path) -> dict[int, float]:
     """CPU seconds of training by images seen, over all stretches of the run."""
-    path = directory / TIMES
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     seconds: dict[int, float] = {}
     before = 0.0
-    for line in map(json.loads, lines):
+    for line in read_lines(directory / TIMES):
         if line["cpu_seconds"] is None:  # a stretch begins: what came before adds up
             before = max((v for k, v in seconds.items() if k <= line["images"]), default=0.0)
         else:
@@ -86,9 +84,8 @@ def train_run(run: AblationRun, root: Path) -> None:
         clock: dict[str, float] = {}
 
         def snapshot(step: int, images: int) -> dict[str, float]:
-            with open(directory / TIMES, "a", encoding="utf-8") as file:
-                seconds = time.process_time() - clock["start"]
-                file.write(json.dumps({"images": images, "cpu_seconds": round(seconds, 2)}) + "\n")
+            seconds = round(time.process_time() - clock["start"], 2)
+            append_line(directory / TIMES, {"images": images, "cpu_seconds": seconds})
             path = directory / MARKS / f"{images:09d}.safetensors"
             save_weights(objective.average.network, path, images=images, **asdict(run))
             return {}
@@ -97,8 +94,7 @@ def train_run(run: AblationRun, root: Path) -> None:
             """At the first step of a stretch: only training is timed, not what loading costs."""
             if not clock:
                 clock["start"] = time.process_time()
-                with open(directory / TIMES, "a", encoding="utf-8") as file:
-                    file.write(json.dumps({"images": images, "cpu_seconds": None}) + "\n")
+                append_line(directory / TIMES, {"images": images, "cpu_seconds": None})
             return {}
 
         yield Hook(1, begin)

@@ -11,6 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from baselines.files import write_text
+from baselines.json_lines import read_lines
 from baselines.pictures.sheet import save_figure
 from benchmarks.ablation.plan import MEASURES
 from benchmarks.ablation.statistics import (
@@ -36,6 +37,7 @@ ENDS = {
     "r_precision": "evaluation",
     "fid/damsm": "evaluation",
 }
+KEY = ("size", "host", "variant", "objects", "seed", "images")
 Group = tuple[str, str, int]  # size, host, objects
 Runs = dict[str, dict[int, list[Entry]]]  # variant -> seed -> its measurements in order
 
@@ -67,11 +69,16 @@ def gathered(kept: Path, root: Path) -> list[Entry]:
     """The measurements of a results file and of run directories, each once, in a fixed order."""
     found: dict[tuple[object, ...], Entry] = {}
     for path in [kept, *sorted(root.glob(f"*/{MEASURES}"))]:
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            entry = json.loads(line)
-            names = ("size", "host", "variant", "objects", "seed", "images")
-            found[tuple(entry[name] for name in names)] = entry
+        for entry in read_lines(path, is_measurement):
+            found[tuple(entry[name] for name in KEY)] = entry
     return [found[key] for key in sorted(found, key=str)]
+
+
+def is_measurement(entry: Entry) -> bool:
+    """Whether a line has what tables need."""
+    return isinstance(entry["graded"], dict) and all(
+        name in entry for name in (*KEY, "cpu_seconds")
+    )
 
 
 def grouped(entries: Sequence[Entry]) -> dict[Group, Runs]:

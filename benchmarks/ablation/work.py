@@ -30,10 +30,13 @@ def named(name: str) -> AblationRun:
     Raises:
         UserError: no run is called so.
     """
-    size, host, rest = name.split("-", 2)
-    variant, objects, seed = rest.rsplit("-", 2)
-    run = AblationRun(size, host, variant, int(objects), int(seed.removeprefix("s")))
-    if run.name != name or variant not in VARIANTS:
+    try:
+        size, host, rest = name.split("-", 2)
+        variant, objects, seed = rest.rsplit("-", 2)
+        run = AblationRun(size, host, variant, int(objects), int(seed.removeprefix("s")))
+    except ValueError:
+        run = None
+    if run is None or run.name != name or size not in SIZES or variant not in VARIANTS:
         raise UserError(f"{name}: no run of the ablation; see --list")
     return run
 

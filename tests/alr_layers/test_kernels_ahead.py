@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import product
@@ -61,3 +62,23 @@ def test_lengths_in_one_bucket_share_a_kernel():
             ahead.launch(CASES["layout_context"], Shape("", 2, 32, words, 32), torch.float32)
         seen |= {found.kernel.hash for found in launches}
     assert len(seen) == 2
+
+
+def test_figures_of_other_shapes_stay_in_the_file(tmp_path, monkeypatch):
+    def figures(case, shape, dtype, capability):
+        found = ahead.Figures("k", case.name, shape.name, str(dtype), "9.0", *[1] * 9)
+        return [found] if case.name == "layout_context" else []
+
+    monkeypatch.setattr(ahead, "figures", figures)
+    out = tmp_path / "kernels.jsonl"
+    for shape in ("1,8,4,16", "2,8,4,16", "1,8,4,16"):
+        ahead.main(["--capability", "9.0", "--out", str(out), "--shape", shape])
+    found = [(line["shape"], line["dtype"]) for line in map(json.loads, out.open())]
+    assert sorted(found) == sorted(product(("1,8,4,16", "2,8,4,16"), map(str, ahead.DTYPES)))
+
+
+@pytest.mark.parametrize("shape", ["1,2", "a,b,c,d", "0,8,4,16", "1,2,3,4,5"])
+def test_a_mistyped_shape_is_one_line(shape, capsys):
+    with pytest.raises(SystemExit):
+        ahead.main(["--shape", shape])
+    assert "expected B,D,T,SIZE, such as 20,32,18,128" in capsys.readouterr().err

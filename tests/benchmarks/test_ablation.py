@@ -6,6 +6,7 @@ import math
 import random
 import shutil
 import statistics as std
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -121,9 +122,38 @@ def test_tables_and_files_follow_from_the_measures(done, tiny, tmp_path, capsys)
     assert "to do train cpu-attngan-host-1-s0" in capsys.readouterr().out
 
 
-def test_an_unknown_variant_is_named():
-    with pytest.raises(UserError, match="--only nothing: expected some of host"):
-        command.main(["--only", "nothing"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--only nothing", "'nothing': expected some of host, "),
+        ("--only host,", "'': expected some of host, "),
+        ("--hosts foo", "'foo': expected some of attngan, "),
+        ("--seeds x", "'x' is no whole number"),
+        ("--objects 0", "0: expected 1 or more"),
+        ("--jobs 0", "0: expected 1 or more"),
+        ("--hours -1", "-1: expected a finite number, 0 or more"),
+        ("--hours nan", "nan: expected a finite number, 0 or more"),
+    ],
+)
+def test_a_mistyped_option_is_one_line(options, message, capsys):
+    with pytest.raises(SystemExit):
+        command.main(options.split())
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: argument {options.split()[0]}: {message}")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["foo", "cpu-attngan-host-1-sx", "no-attngan-host-1-s0", "../a-b-c-1-s0"]
+)
+def test_what_is_no_run_is_named(name, tmp_path):
+    with pytest.raises(UserError, match="no run of the ablation; see --list"):
+        do("train", name, tmp_path)
+
+
+def test_a_value_given_twice_counts_once():
+    args = command.parse(["--seeds", "1,0,1", "--hosts", "attngan,attngan"])
+    assert (args.seeds, args.hosts) == ([1, 0], ["attngan"])
 
 
 def measured(variant, seed, points, seconds=100.0):
@@ -249,3 +279,38 @@ def test_a_run_that_a_signal_ended_is_not_called_done(
     with contextlib.suppress(UserError):
         command.work([Task("encoders", HOST)], tmp_path, 1, None)
     assert capsys.readouterr().out == f"{outcome}: encoders {HOST.encoders}\n"
+
+
+def test_a_signal_lets_every_run_save(tmp_path, monkeypatch):
+    trainer = tmp_path / "trainer"
+    trainer.write_text(
+        f"#!/bin/bash\ntrap 'touch {tmp_path}/saved; exit' TERM\ntouch {tmp_path}/ready\n"
+        "while :; do sleep 0.05; done\n"
+    )
+    trainer.chmod(0o755)
+
+    def interrupted(seconds):
+        while not (tmp_path / "ready").exists():
+            pass
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command.sys, "executable", str(trainer))
+    monkeypatch.setattr(command, "time", SimpleNamespace(sleep=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        command.work([Task("encoders", HOST)], tmp_path, 1, None)
+    assert (tmp_path / "saved").exists()
+
+
+def test_measures_cut_off_by_a_kill_are_taken_again(done, tiny, tmp_path):
+    from benchmarks.ablation.plan import is_measured
+
+    root = tmp_path / "root"
+    shutil.copytree(done, root, symlinks=True)
+    assert is_measured(ALR, root)
+    path = root / ALR.name / MEASURES
+    whole = path.read_text()
+    path.write_text(whole[:-20])
+    assert not is_measured(ALR, root)
+    do("measure", ALR.name, root)
+    again = [json.loads(line) for line in path.read_text().splitlines()]
+    assert again == [json.loads(line) for line in whole.splitlines()]

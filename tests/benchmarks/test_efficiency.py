@@ -57,5 +57,7 @@ def test_memory_is_that_of_the_calls_alone():
 
 
 def test_bad_options_are_named():
-    with pytest.raises(UserError, match="--steps 0"):
+    with pytest.raises(SystemExit):
         efficiency.main(["--steps", "0"])
+    with pytest.raises(UserError, match="--preset huge: no host has it; expected one of"):
+        efficiency.main(["--preset", "huge"])

@@ -165,7 +165,7 @@ def test_the_command_goes_on_with_its_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_hour, "STAGES", (fake("a", 2, log), fake("b", 1, log)))
     monkeypatch.setattr(gpu_hour, "conditions", lambda device: FACTS)
     command = ["--out", str(out), "--device", "cpu", "--skip-gate"]
-    gpu_hour.main([*command, "--deadline", "-1"])
+    gpu_hour.main([*command, "--deadline", "0"])
     assert "left: a, b" in capsys.readouterr().out
     gpu_hour.main([*command, "--stage", "a"])
     gpu_hour.main(command)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from baselines.errors import UserError
 from benchmarks import gate, records, run, tables
 from benchmarks.cases import PROVIDERS, Provider, Shape
 from benchmarks.paths import cases
@@ -191,3 +192,38 @@ def test_preparation_is_not_timed():
     )
     assert events[::2] == ["prepare"] * (len(events) // 2)
     assert found.p20 <= found.p50 <= found.p80
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--deadline -1", "-1: expected a finite number"),
+        ("--deadline soon", "'soon' is no number"),
+        ("--case none", "invalid choice: 'none'"),
+    ],
+)
+def test_a_mistyped_option_is_one_line(options, message, capsys):
+    with pytest.raises(SystemExit):
+        run.main(options.split())
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_what_cannot_be_compared_or_run_is_told_before_anything_is_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "pass_gate", lambda *a: pytest.fail("the gate was run"))
+    with pytest.raises(UserError, match="no such file"):
+        run.main(["--compare", str(tmp_path / "none.jsonl")])
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("not a record\n")
+    with pytest.raises(UserError, match="line 1 is damaged"):
+        run.main(["--compare", str(broken)])
+    with pytest.raises(UserError, match="device 'toaster' does not exist"):
+        run.main(["--device", "toaster"])
+
+
+def test_a_plot_of_the_same_numbers_is_the_same_file(tmp_path):
+    pictures = [tmp_path / "a" / "x.svg", tmp_path / "b" / "x.svg"]
+    for out in pictures:
+        out.parent.mkdir()
+        tables.plots([record("eager", 2.0), record("fused", 1.0)], out)
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
