@@ -29,6 +29,7 @@ DAMSM = (
 )
 DAMSM_LVR = (*DAMSM, *LVR_ENTRY, "refine.lvr.share=0.05")
 EQUAL = (*DAMSM, "refine.weighting=equal", "refine.alr.share=0.3")
+EQUAL_LVR = (*EQUAL, *LVR_ENTRY, "refine.lvr.share=0.05")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,13 @@ MAIN = (
         "host-sn",
         main=True,
     ),
+    Variant(
+        "sn-equal-lvr",
+        "host + spectral norm + ALR, LVR on DAMSM's layout, α = β = 1 (the demo's)",
+        (*SPECTRAL, *EQUAL_LVR),
+        "host-sn",
+        main=True,
+    ),
     Variant("alr-lvr", "+ ALR, LVR (stage, rms, shares)", STAGE_LVR, main=True),
     Variant("alr", "+ ALR (stage, rms, share)", STAGE, main=True),
     Variant("printed", "+ ALR as printed", PRINTED, main=True),
@@ -94,9 +102,7 @@ SINGLE = (
     _one_change(
         "equal-lvr",
         "α = β = 1, share 0.3, and LVR (the demo's)",
-        *LVR_ENTRY,
-        "refine.lvr.share=0.05",
-        base=EQUAL,
+        base=EQUAL_LVR,
         control="equal-0.3",
     ),
     _one_change("hard-only", "α = 0, β = 1", prepare=weights.constant(0.0, 1.0)),

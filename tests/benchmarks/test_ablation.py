@@ -13,6 +13,7 @@ import torch
 
 from alr_layers import ALRLoss
 from baselines.errors import UserError
+from baselines.hosts import preset
 from benchmarks.ablation import __main__ as command
 from benchmarks.ablation import variants, weights
 from benchmarks.ablation.plan import MEASURES, Task, planned
@@ -65,6 +66,13 @@ def test_every_variant_is_a_configuration():
                 assert config.run.seed == 3 and config.data.max_objects == 2
                 assert config.model.name == host
             assert variant.control in VARIANTS
+
+
+def test_the_rows_called_the_demos_refine_as_the_demo_does():
+    demo = preset("alrgan", "demo").refine
+    for name in ("equal-lvr", "sn-equal-lvr"):
+        config = build_config(variants.SIZES["cpu"], VARIANTS[name], "attngan", 1, seed=0)
+        assert config.refine == demo and "the demo's" in VARIANTS[name].title
 
 
 def test_the_most_informative_comes_first():
