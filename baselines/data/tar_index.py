@@ -143,7 +143,7 @@ def _load(path: Path, state: str) -> TarIndex | None:
     sizes = np.array([size for _, size, _ in shards] or [0])
     shapes = [index.key.shape, index.is_json.shape, index.image.shape[:1], index.text.shape[:1]]
     sound = all(shape == (length,) for shape in shapes) and length and (
-        index.shard.min() >= 0 and index.shard.max() < len(shards)
+        np.min(index.shard) >= 0 and np.max(index.shard) < len(shards)
         and (index.image >= 0).all()
         and (index.image.sum(1) <= sizes[index.shard]).all()
         and (index.text.sum(1) <= sizes[index.shard]).all()

@@ -175,7 +175,7 @@ def _segment(pixels: Array) -> tuple[NDArray[np.int64], Array]:
     hue, chroma = _hue_and_chroma(pixels)
     colour = np.full(chroma.shape, -1)
     coverage = np.zeros(chroma.shape)
-    vivid = chroma >= _COVERED * chromas.min()
+    vivid = chroma >= _COVERED * np.min(chromas)
     apart = np.abs(hue[vivid][:, None] - hues)
     apart = np.minimum(apart, math.tau - apart)
     nearest = apart.argmin(axis=1)
