@@ -78,6 +78,11 @@ def append(path: Path, record: Record) -> None:
     append_line(path, record)
 
 
+def is_measurement(record: Record) -> bool:
+    """Whether a line says what was measured, as those of `benchmarks.run` do."""
+    return all(name in record for name in KEY)
+
+
 def latest(records: Iterable[Record]) -> dict[tuple[Any, ...], Record]:
     """The last record of each measurement."""
     return {tuple(record[name] for name in KEY): record for record in records}

@@ -23,7 +23,15 @@ from benchmarks.cases import PROVIDERS, SHAPES, SWEEP, Case, Shape
 from benchmarks.gate import pass_gate
 from benchmarks.options import duration
 from benchmarks.paths import cases
-from benchmarks.records import MODES, Job, append, conditions, is_done, run_jobs
+from benchmarks.records import (
+    MODES,
+    Job,
+    append,
+    conditions,
+    is_done,
+    is_measurement,
+    run_jobs,
+)
 
 RESULTS = Path(__file__).parent / "results"
 CPU_BATCH = 2
@@ -116,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     until += options.deadline
     if options.compare:
         require_file(options.compare)
-    earlier = read_lines(options.compare) if options.compare else []
+    earlier = read_lines(options.compare, is_measurement) if options.compare else []
     device = pick_device(options.device)
     facts = conditions(device)
     out = options.out or results_file(facts)

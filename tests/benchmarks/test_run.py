@@ -214,9 +214,10 @@ def test_what_cannot_be_compared_or_run_is_told_before_anything_is_measured(monk
     with pytest.raises(UserError, match="no such file"):
         run.main(["--compare", str(tmp_path / "none.jsonl")])
     broken = tmp_path / "broken.jsonl"
-    broken.write_text("not a record\n")
-    with pytest.raises(UserError, match="line 1 is damaged"):
-        run.main(["--compare", str(broken)])
+    for line in ("not a record", '{"case": "of another file"}'):
+        broken.write_text(line + "\n")
+        with pytest.raises(UserError, match="line 1 is damaged"):
+            run.main(["--compare", str(broken)])
     with pytest.raises(UserError, match="device 'toaster' does not exist"):
         run.main(["--device", "toaster"])
 
