@@ -11,8 +11,10 @@ pytest.importorskip("triton")
 from benchmarks import ahead
 from benchmarks.cases import SHAPES, Shape, op_cases
 
-# Triton 3.6 lays four registers of each thread aside in one kernel, float32 at 32 channels.
-ASIDE = 16 if tuple(map(int, version("triton").split(".")[:2])) < (3, 8) else 0
+# Triton 3.6 lays some registers of each thread aside in the float32 layout's backward pass: four at
+# 32 channels, eight at 256.
+OLD = tuple(map(int, version("triton").split(".")[:2])) < (3, 8)
+ASIDE = {"small_layout_backward_kernel": 16, "layout_backward_kernel": 32} if OLD else {}
 LARGE = Shape("large", 2, 256, 128, 64)
 CASES = {case.name: case for case in op_cases()}
 PUBLISHED = {shape.name: replace(shape, batch=2) for shape in SHAPES if shape.size == 128}
@@ -27,8 +29,7 @@ def test_every_kernel_compiles_without_spilling(name, capability):
         found = ahead.figures(CASES[name], shape, dtype, capability)
         assert len(found) >= 2
         for figure in found:
-            spared = ASIDE if figure.kernel == "small_layout_backward_kernel" else 0
-            assert figure.stack <= spared, f"registers spill: {figure}"
+            assert figure.stack <= ASIDE.get(figure.kernel, 0), f"registers spill: {figure}"
             assert figure.shared <= ahead.SHARED_MEMORY[capability], figure
 
 
@@ -51,7 +52,7 @@ def test_float32_layouts_issue_no_longer_than_their_bytes_take():
 def test_the_largest_sizes_fit():
     for name in ("layout_context", "masked_difference"):
         for figure in ahead.figures(CASES[name], LARGE, torch.float32, (9, 0)):
-            assert figure.stack == 0, figure
+            assert figure.stack <= ASIDE.get(figure.kernel, 0), figure
             assert figure.shared <= ahead.SHARED_MEMORY[9, 0], figure
 
 
