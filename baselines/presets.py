@@ -108,5 +108,11 @@ DEMO = Config(
     run=RunConfig(log_every=50, grid_every=1_500, checkpoint_every=1_500),
 )
 
-# Two objects and how they lie to one another.
-DEMO2 = replace(DEMO, data=replace(DEMO.data, max_objects=2))
+# Two objects and how they lie to one another, with spectral norm in the discriminators: batch norm
+# leaves out more objects (one run each: both objects of a relation drawn .80 against .94 of the
+# time, stated objects in place .37 against .45).
+DEMO2 = replace(
+    DEMO,
+    data=replace(DEMO.data, max_objects=2),
+    model=replace(DEMO.model, discriminator_norm="spectral"),
+)
