@@ -218,18 +218,19 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def plot(runs: Runs, title: str, path: Path) -> None:
     """Place against images: the mean over seeds, and every seed as a thin line."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for number, name in enumerate(name for name in VARIANTS if name in runs):
         curves = [curve(entries, "images", "place") for entries in runs[name].values()]
         for points in curves:
             axes.plot(*zip(*points, strict=True), color=f"C{number % 10}", linewidth=0.5, alpha=0.5)
+        dashes = ("-", "--", ":")[number // 10 % 3]  # there are ten colours
         common = sorted(set.intersection(*({x for x, _ in points} for points in curves)))
         means = [estimate([dict(points)[x] for points in curves]).mean for x in common]
-        axes.plot(common, means, color=f"C{number % 10}", label=VARIANTS[name].title)
+        axes.plot(common, means, dashes, color=f"C{number % 10}", label=VARIANTS[name].title)
     axes.set_xlabel("images seen")
     axes.set_ylabel("place: stated colours at the stated place")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3, linewidth=0.5)
-    axes.legend(fontsize=7)
+    figure.legend(fontsize=7, loc="outside right upper")
     save_figure(figure, path)
