@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from baselines.config import SEED, Config, override, to_dict
 from baselines.console import (
@@ -26,7 +26,7 @@ from baselines.console import (
 from baselines.data import SOURCES, find_source
 from baselines.errors import UserError
 from baselines.estimate import summary
-from baselines.settings import ConfigError, describe, named_setting, split_assignment
+from baselines.settings import ConfigError, Rule, describe, named_setting, split_assignment
 
 # What needs torch is imported where it is used: --help, --dry-run and a mistyped option do not
 # wait for it.
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from baselines.data.vocabulary import Vocabulary
     from baselines.training.distributed import World
 
+N = TypeVar("N", int, float)
 REMEDIES = {
     errno.ENOSPC: "free some space, or choose a folder on another disk",
     errno.EDQUOT: "free some of your quota, or choose a folder on another disk",
@@ -60,15 +61,23 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
-def seed_number(text: str) -> int:
-    """The value of a `--seed`, in the range of `run.seed`."""
-    try:
-        number = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
-    if not SEED.holds(number):
-        raise argparse.ArgumentTypeError(f"{number}: expected {SEED.expected()}")
-    return number
+def number(kind: Callable[[str], N], rule: Rule) -> Callable[[str], N]:
+    """A type of option: a number of `kind`, int or float, that `rule` holds of."""
+
+    def parse(text: str) -> N:
+        try:
+            value = kind(text)
+        except ValueError:
+            whole = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text!r} is no {whole}") from None
+        if not rule.holds(value):
+            raise argparse.ArgumentTypeError(f"{text.strip()}: expected {rule.expected()}")
+        return value
+
+    return parse
+
+
+seed_number = number(int, SEED)  # of a `--seed`, in the range of `run.seed`
 
 
 class Parser(argparse.ArgumentParser):

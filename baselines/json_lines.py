@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,6 +40,11 @@ def read_lines(path: Path, holds: Callable[[Entry], bool] = lambda entry: True) 
     return found if whole is None else [*found, whole]
 
 
+def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Write a log of these entries, whole or not at all."""
+    files.write_bytes(path, b"".join(map(_line, entries)))
+
+
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     """Add an entry; what a kill or a full disk left of the last line goes.
 
@@ -48,7 +53,11 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     """
     with files.naming(path), open(path, "ab+") as file:
         _end_line(file)
-        file.write(json.dumps(entry).encode() + b"\n")
+        file.write(_line(entry))
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return json.dumps(entry).encode() + b"\n"
 
 
 def _end_line(file: IO[bytes]) -> None:

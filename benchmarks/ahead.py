@@ -9,7 +9,6 @@ an H200's data sheet: `issue_us` and `tensor_us` are lower bounds, `floor_us` is
 """
 
 import argparse
-import json
 import math
 import re
 import subprocess
@@ -29,9 +28,8 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from alr_layers.kernels import tiles
-from baselines import files
 from baselines.cli import Parser, run_command
-from baselines.json_lines import read_lines
+from baselines.json_lines import read_lines, write_lines
 from benchmarks.cases import SHAPES, Case, Shape, op_cases
 from benchmarks.machine_code import (
     H200,
@@ -224,8 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             lines += [asdict(found) for found in figures(case, shape, dtype, names[name])]
             done = set(map(_measurement, lines))
             kept = [line for line in before if _measurement(line) not in done]
-            text = "".join(json.dumps(line) + "\n" for line in [*kept, *lines])
-            files.write_text(options.out, text)
+            write_lines(options.out, [*kept, *lines])
     print(f"wrote {options.out}")
 
 

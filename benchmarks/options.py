@@ -7,33 +7,21 @@ import math
 from collections.abc import Callable
 from typing import TypeVar
 
+from baselines import settings
+from baselines.cli import number
+
 T = TypeVar("T")
 
 
 def at_least(least: int) -> Callable[[str], int]:
     """A whole number, not below `least`."""
-
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{number}: expected {least} or more")
-        return number
-
-    return parse
+    return number(int, settings.at_least(least))
 
 
-def duration(text: str) -> float:
-    """Seconds, hours or the like: a finite number, 0 or more."""
-    try:
-        number = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
-    if not (math.isfinite(number) and number >= 0):
-        raise argparse.ArgumentTypeError(f"{text}: expected a finite number, 0 or more")
-    return number
+# Seconds, hours or the like.
+duration = number(
+    float, settings.rule(lambda n: math.isfinite(n) and n >= 0, "a finite number, 0 or more")
+)
 
 
 def listed(item: Callable[[str], T]) -> Callable[[str], list[T]]:

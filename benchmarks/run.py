@@ -122,9 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     until = time.monotonic()
     options = parser().parse_args(arguments)
     until += options.deadline
+    earlier = []
     if options.compare:
         require_file(options.compare)
-    earlier = read_lines(options.compare, is_measurement) if options.compare else []
+        earlier = read_lines(options.compare, is_measurement)
     device = pick_device(options.device)
     facts = conditions(device)
     out = options.out or results_file(facts)
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             providers=options.provider,
         )
     )
-    if options.resume and out.exists():
+    if options.resume:
         done = read_lines(out)
         jobs = [job for job in jobs if not is_done(job, done, facts["sources"])]
     budget = 0.2 if options.quick or device.type == "cpu" else 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from baselines import files
-from baselines.json_lines import append_line, read_lines
+from baselines.json_lines import append_line, read_lines, write_lines
 from baselines.training.checkpoint import NonFiniteError
 from baselines.training.trackers import Tracker
 
@@ -91,8 +90,7 @@ class StatsWriter:
     ) -> None:
         self.path = run_dir / "stats.jsonl"
         kept = [line for line in read_stats(self.path) if line["step"] <= resume_step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        files.write_text(self.path, text)
+        write_lines(self.path, kept)
         self._trackers = trackers
         self._panels: dict[str, str] = {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from baselines.files import write_text
-from baselines.json_lines import read_lines
+from baselines.json_lines import read_lines, write_lines
 from baselines.pictures.sheet import save_figure
 from benchmarks.ablation.plan import MEASURES
 from benchmarks.ablation.statistics import (
@@ -51,7 +50,7 @@ def write_results(root: Path, out: Path) -> str:
     if not entries:
         return f"nothing is measured yet below {root}"
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / MEASURES, "".join(json.dumps(entry) + "\n" for entry in entries))
+    write_lines(out / MEASURES, entries)
     groups = grouped(entries)
     text = "\n".join(page(group, runs) for group, runs in sorted(groups.items()))
     write_text(out / "ABLATION.md", text)
