@@ -62,6 +62,13 @@ MAIN = (
         main=True,
     ),
     Variant(
+        "sn-damsm-0.3",
+        "host + spectral norm + ALR on DAMSM's layout, share 0.3",
+        (*SPECTRAL, *DAMSM, "refine.alr.share=0.3"),
+        "host-sn",
+        main=True,
+    ),
+    Variant(
         "sn-equal",
         "host + spectral norm + ALR on DAMSM's layout, α = β = 1, share 0.3",
         (*SPECTRAL, *EQUAL),
