@@ -1,6 +1,7 @@
 """What attach is given wrongly is named before it hooks anything."""
 
 import pytest
+import torch
 
 from alr_layers import ALRLoss, attach
 from tests.adoption.hosts import dfgan
@@ -25,3 +26,13 @@ def test_arguments_of_another_kind(given, message):
     with pytest.raises(TypeError, match=message):
         attach(netG, decode="generator", **{**options, **given})
     assert not netG._forward_pre_hooks
+
+
+def test_a_stage_that_reads_no_map_is_named():
+    """A wrong module was named as the stage: what it is called with is no (B, D, H, W)."""
+    netG = dfgan.NetG()
+    options = {"feature_dims": [32], "downsample": 2, "word_dim": 12}
+    refine = attach(netG, decode="generator", stages=["fc"], **options)
+    with pytest.raises(TypeError, match=r"Linear was called without features \(B, D, H, W\)"):
+        netG(torch.randn(2, netG.fc.in_features), torch.randn(2, 12))
+    assert refine.training

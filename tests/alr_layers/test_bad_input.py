@@ -53,6 +53,9 @@ CALLS = {
 }
 
 
+LVR_ARGS = make_inputs(B, T, D, H, W).args("masked_difference")[:4]
+
+
 def good(inputs: Inputs, name: str) -> Tensor:
     return torch.randn(B, 6, T) if name == "words" else getattr(inputs, name)
 
@@ -249,6 +252,18 @@ def test_any_integer_lengths_will_do(dtype):
             TypeError,
             "decode is a NoneType",
         ),
+        (
+            lambda: alr_layers.LayoutRefinement(
+                alr_layers.ALRModule(8, 6), decode=nn.Identity(), use_lvr="no"
+            ),
+            TypeError,
+            "use_lvr is a str",
+        ),
+        (
+            lambda: alr_layers.perception_refinement_loss(*LVR_ARGS, normalization="l2"),
+            ValueError,
+            "normalization is 'l2'",
+        ),
     ],
 )
 def test_options(build, error, message):
@@ -306,6 +321,22 @@ def test_refinement_input(images, decoded, message):
     args = (inputs.features, inputs.layout, torch.zeros(images), torch.randn(B, 6, T))
     with pytest.raises(ValueError, match=message):
         refine(*args, inputs.lengths)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (torch.zeros(B, D, H), r"features has shape \(2, 8, 4\), expected 4 dimensions"),
+        ([0.0], "features is a list"),
+    ],
+)
+def test_refinement_names_features_of_another_kind(features, message):
+    inputs = make_inputs(B, T, D, H, W, dtype=torch.float32)
+    refine = alr_layers.LayoutRefinement(alr_layers.ALRModule(D, 6), decode=nn.Identity())
+    with pytest.raises((ValueError, TypeError), match=message):
+        refine(
+            features, inputs.layout, torch.zeros(B, 3, H, W), torch.randn(B, 6, T), inputs.lengths
+        )
 
 
 def test_values_are_not_looked_at_off_the_cpu():

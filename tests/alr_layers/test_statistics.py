@@ -74,6 +74,20 @@ class PlainAttributeNorm(nn.Module):
         return values - values.mean((0, 2, 3), keepdim=True)
 
 
+class ParameterNorm(nn.Module):
+    """Statistics that are parameters, as some re-implementations have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running_mean = nn.Parameter(torch.zeros(4), requires_grad=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        assert len(list(self.parameters())) == 1
+        assert isinstance(self.running_mean, nn.Parameter)
+        self.running_mean.lerp_(values.detach().mean((0, 2, 3)), 0.1)
+        return values - values.mean((0, 2, 3), keepdim=True)
+
+
 NORMS = {
     "batch": lambda: nn.BatchNorm2d(4),
     "cumulative": lambda: nn.BatchNorm2d(4, momentum=None),
@@ -82,6 +96,7 @@ NORMS = {
     "sync, in parallel": lambda: SynchronizedBatchNorm2d(4, parallel=True),
     "in place": lambda: InPlaceNorm(4),
     "plain attribute": PlainAttributeNorm,
+    "parameter": ParameterNorm,
 }
 
 
@@ -214,3 +229,6 @@ def test_what_is_no_module_or_cannot_be_frozen_is_named():
     scripted = torch.jit.trace(nn.BatchNorm2d(4), images(1), check_trace=False)
     with pytest.raises(TypeError, match="TorchScript BatchNorm2d with running statistics"):
         frozen_statistics(scripted).__enter__()
+    plain = torch.jit.trace(nn.Conv2d(4, 2, 1), images(1), check_trace=False)
+    with frozen_statistics(plain):
+        assert plain(images(1)).shape == (3, 2, 5, 5)
