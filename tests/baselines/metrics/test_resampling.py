@@ -1,10 +1,11 @@
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 import torch
 
-from baselines.metrics.resampling import bootstrap, share
+from baselines.metrics.resampling import bootstrap, normal_interval, share
 
 
 def test_independent_statements_have_the_binomial_error():
@@ -13,6 +14,27 @@ def test_independent_statements_have_the_binomial_error():
     assert value == pytest.approx(0.2)
     assert error == pytest.approx(math.sqrt(0.2 * 0.8 / 399))
     assert low < 0.2 < high
+
+
+@pytest.mark.parametrize(("hits", "count"), [(1, 20), (80, 400), (399, 400)])
+def test_the_ends_of_the_interval_solve_the_score_equation(hits, count):
+    """A rate at an end would miss what was seen by just the quantile of its own error."""
+    value, error, interval = share(torch.arange(count) < hits, torch.ones(count))
+    independent = value * (1 - value) / error**2
+    for end in interval:
+        own_error = math.sqrt(end * (1 - end) / independent)
+        assert abs(value - end) / own_error == pytest.approx(NormalDist().inv_cdf(0.975), rel=1e-6)
+
+
+def test_a_normal_interval_holds_95_per_cent():
+    low, high = normal_interval(3.0, 0.5)
+    assert NormalDist(3.0, 0.5).cdf(low) == pytest.approx(0.025, rel=1e-5)
+    assert NormalDist(3.0, 0.5).cdf(high) == pytest.approx(0.975, rel=1e-5)
+
+
+@pytest.mark.parametrize(("value", "error"), [(1.0, None), (1.0, math.inf), (math.nan, 0.1)])
+def test_without_a_finite_error_there_is_no_normal_interval(value, error):
+    assert normal_interval(value, error) is None
 
 
 def test_statements_that_stand_or_fall_together_count_as_one():
