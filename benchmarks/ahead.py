@@ -42,6 +42,7 @@ from benchmarks.machine_code import (
     turns_of,
 )
 from benchmarks.options import at_least
+from benchmarks.records import RESULTS
 
 CAPABILITIES = ((7, 5), (8, 0), (9, 0))
 # Per program, in bytes, what a kernel may ask for (compute capabilities 7.5, 8.0 and 9.0).
@@ -201,10 +202,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    folder = Path(__file__).parent / "results"
     names = {f"{major}.{minor}": (major, minor) for major, minor in CAPABILITIES}
     parser.add_argument(
-        "--out", type=Path, default=folder / f"kernels__triton{triton.__version__}.jsonl"
+        "--out", type=Path, default=RESULTS / f"kernels__triton{triton.__version__}.jsonl"
     )
     parser.add_argument(
         "--capability", action="append", choices=list(names), help="only this (repeatable)"

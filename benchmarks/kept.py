@@ -5,6 +5,7 @@ GPU would hold between the passes: every storage that autograd saves, once, besi
 parameters. Exact, and not the peak: that also has what a pass needs while it runs.
 """
 
+import argparse
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from baselines.cli import Parser, run_command
 from benchmarks.cases import SHAPES, Case, Shape
 from benchmarks.paths import cases
 from benchmarks.saved_tensors import SavedTensors
@@ -62,5 +64,15 @@ def table() -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table; there are no options."""
+    Parser(
+        prog="python -m benchmarks.kept",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args(argv)
     print(table())
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -18,6 +18,7 @@ from benchmarks.gate import git, sources_digest
 from benchmarks.timing import captured, copy_bandwidth, copy_of, measure, peak_memory
 
 Record = dict[str, Any]
+RESULTS = Path(__file__).parent / "results"  # where measurements lie unless told otherwise
 MODES = ("both", "forward", "backward", "memory", "graph", "host")
 KEY = ("case", "provider", "mode", "dtype", "shape_name", "shape_batch", "shape_size")
 

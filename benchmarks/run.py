@@ -25,6 +25,7 @@ from benchmarks.options import duration
 from benchmarks.paths import cases
 from benchmarks.records import (
     MODES,
+    RESULTS,
     Job,
     append,
     conditions,
@@ -33,7 +34,6 @@ from benchmarks.records import (
     run_jobs,
 )
 
-RESULTS = Path(__file__).parent / "results"
 CPU_BATCH = 2
 FOREVER = float("inf")
 

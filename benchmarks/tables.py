@@ -1,12 +1,15 @@
 """Markdown tables and plots from the lines of results/: `python -m benchmarks.tables`."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from baselines import files
+from baselines.cli import Parser, run_command
+from baselines.errors import UserError
 from baselines.json_lines import read_lines
 from benchmarks.cases import PROVIDERS
-from benchmarks.records import Record, latest
+from benchmarks.records import RESULTS, Record, latest
 
 NOT_MEASURED = "not yet measured on a GPU"
 
@@ -156,5 +159,15 @@ def write(folder: Path) -> Path:
     return out
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and draw the page."""
+    parser = Parser(prog="python -m benchmarks.tables", description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    folder = parser.parse_args(argv).results
+    if not any(folder.glob("*.jsonl")):
+        raise UserError(f"{folder} holds no measurements (*.jsonl); benchmarks.run makes them")
+    print(write(folder))
+
+
 if __name__ == "__main__":
-    print(write(Path(__file__).parent / "results"))
+    run_command(main)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baselines.errors import UserError
-from benchmarks import gate, records, run, tables
+from benchmarks import gate, kept, records, run, tables
 from benchmarks.cases import PROVIDERS, Provider, Shape
 from benchmarks.paths import cases
 from benchmarks.records import MODES, Job, run_jobs
@@ -58,6 +58,30 @@ def test_without_a_gpu_file_the_tables_say_so(tmp_path):
     text = tables.write(tmp_path).read_text()
     assert tables.NOT_MEASURED not in text
     assert "## Some GPU" in text
+
+
+def test_the_page_is_drawn_anew_from_a_folder_of_measurements(tmp_path, capsys):
+    (tmp_path / "GPU__torch2.jsonl").write_text(json.dumps(record("fused", 2.0)))
+    tables.main(["--results", str(tmp_path)])
+    assert "## Some GPU" in (tmp_path / "TABLES.md").read_text()
+    assert capsys.readouterr().out == f"{tmp_path / 'TABLES.md'}\n"
+
+
+def test_a_folder_without_measurements_stays_as_it_is(tmp_path):
+    with pytest.raises(UserError, match="holds no measurements"):
+        tables.main(["--results", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [tables.main, kept.main], ids=["tables", "kept"])
+def test_help_and_unknown_options_measure_and_write_nothing(command, monkeypatch, capsys):
+    for module, work in ((tables, "write"), (kept, "table")):
+        monkeypatch.setattr(module, work, lambda *_: pytest.fail("went to work"))
+    for argv, status in ((["--help"], 0), (["--foo"], 2)):
+        with pytest.raises(SystemExit) as ended:
+            command(argv)
+        assert ended.value.code == status
+    assert "unrecognized arguments: --foo" in capsys.readouterr().err
 
 
 def test_comparison_names_the_ratio():
