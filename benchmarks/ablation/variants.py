@@ -140,6 +140,13 @@ SINGLE = (
         base=STAGE,
         control="alr",
     ),
+    _one_change(
+        "alr-0.3",
+        "share 0.3 (stage)",
+        "refine.alr.share=0.3",
+        base=STAGE,
+        control="alr",
+    ),
     *(
         _one_change(
             f"lambda1-{weight}",
