@@ -36,8 +36,9 @@ class TermBalance(nn.Module):
         scale = share · ‖∂ host_loss / ∂h‖ / ‖∂ term / ∂h‖
 
     measured when the term first counts, after 1, 2, 4, ... further steps and then every `every`
-    steps, averaged over about the last four measurements, and kept in between. A term that is not
-    named, or whose share is 0, keeps the scale 1.
+    steps, and kept in between. What is averaged, over about the last four measurements, is the
+    quotient of the gradients, so that a scale rises by a third at most from one to the next and
+    falls at once. A term that is not named, or whose share is 0, keeps the scale 1.
 
     The cost: a step that measures runs one more backward pass of the host's loss, whatever the
     number of stages and anchors, and one of each named term, from the loss down to `at` (not
@@ -353,19 +354,21 @@ class TermBalance(nn.Module):
                 self.measured[position] = torch.tensor(self._record[name])
 
     def _set_scale(self, label: str, name: str, stage: int, ratio: float) -> None:
-        """Move the scale, in proportions, towards what the measured ratio asks for.
+        """Move the scale to what the average of the measured proportions asks for.
 
         The k-th measurement counts 1/k, and no less than RECENT: at first a plain average, then a
-        moving one, since the gradients of single batches differ.
+        moving one, since the gradients of single batches differ. It is the proportion that is
+        averaged, not the scale: a term that is silent in most steps (no hard element left in the
+        batch) would else get a scale at which the steps where it speaks drown the host.
         """
         share, scales = self.shares[name], self.get_buffer(name)
-        scale, wanted = float(scales[stage]), share / ratio
+        scale, average = float(scales[stage]), ratio
         if scale:
             part = max(1 / (self._record[name][1] + 1), RECENT)
-            wanted = scale * (wanted / scale) ** part
+            average = (1 - part) * share / scale + part * ratio
         with torch.no_grad():
-            scales[stage] = wanted
-        self._journal.measured(label + name, ratio, wanted, share)
+            scales[stage] = share / average
+        self._journal.measured(label + name, ratio, share / average, share)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TermBalance":
         """Move, but keep scales in float32: `.half()` would turn a scale of 1e6 into infinity."""

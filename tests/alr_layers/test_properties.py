@@ -174,3 +174,18 @@ def test_bad_numbers_come_out(bad, mask):
     for place in range(3):
         args = [spoilt(value) if place == index else value for index, value in enumerate(tensors)]
         assert not loss(*args).isfinite()
+
+
+@given(st.lists(st.floats(1e-8, 1e3), min_size=2, max_size=12))
+def test_a_term_that_speaks_now_and_then_never_drowns_the_host(sizes):
+    """Four shares at most where it is measured, whatever it was before; a rise of 2 at most."""
+    h = torch.linspace(1, 2, 6, dtype=torch.float64, requires_grad=True)
+    host, balance = h.sum(), alr_layers.TermBalance(alr=0.1, every=1)
+    scales = []
+    for step, size in enumerate(sizes):
+        (weighted,) = balance.weighted(host, {"alr": size * h.square().sum()}, at=h, step=step)
+        (gradient,) = torch.autograd.grad(weighted["alr"], h, retain_graph=True)
+        assert gradient.norm() <= 4.001 * 0.1 * len(h) ** 0.5
+        scales.append(balance.report()["alr"]["scale"])
+    for before, after in zip(scales, scales[1:], strict=False):
+        assert after <= 2.001 * before
