@@ -1,5 +1,7 @@
 """What must hold for any input: properties of layouts, residuals and losses."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -187,5 +189,5 @@ def test_a_term_that_speaks_now_and_then_never_drowns_the_host(sizes):
         (gradient,) = torch.autograd.grad(weighted["alr"], h, retain_graph=True)
         assert gradient.norm() <= 4.001 * 0.1 * len(h) ** 0.5
         scales.append(balance.report()["alr"]["scale"])
-    for before, after in zip(scales, scales[1:], strict=False):
+    for before, after in itertools.pairwise(scales):
         assert after <= 2.001 * before
