@@ -37,8 +37,9 @@ class TermBalance(nn.Module):
 
     measured when the term first counts, after 1, 2, 4, ... further steps and then every `every`
     steps, and kept in between. What is averaged, over about the last four measurements, is the
-    quotient of the gradients, so that a scale rises by a third at most from one to the next and
-    falls at once. A term that is not named, or whose share is 0, keeps the scale 1.
+    quotient of the gradients, so that a scale falls at once and rises slowly: twofold at most from
+    one to the next, by a third at most from the fourth on. A term that is not named, or whose
+    share is 0, keeps the scale 1.
 
     The cost: a step that measures runs one more backward pass of the host's loss, whatever the
     number of stages and anchors, and one of each named term, from the loss down to `at` (not
@@ -232,9 +233,9 @@ class TermBalance(nn.Module):
     def report(self) -> dict[str, dict[str, float]]:
         """What was measured last, by term ("stage1/alr" where there are several stages).
 
-        "ratio" is the gradient of the unweighted term as a fraction of the host's, averaged as the
-        scale is (NaN before the first measurement and without a share); "scale" and "weight" are
-        what the term was last multiplied with.
+        "ratio" is the gradient of the unweighted term as a fraction of the host's, the average
+        that the scale follows (NaN before the first measurement and without a share); "scale" and
+        "weight" are what the term was last multiplied with.
         """
         found = {}
         for name in self.shares:
@@ -354,11 +355,11 @@ class TermBalance(nn.Module):
                 self.measured[position] = torch.tensor(self._record[name])
 
     def _set_scale(self, label: str, name: str, stage: int, ratio: float) -> None:
-        """Move the scale to what the average of the measured proportions asks for.
+        """Set the scale that the average of the measured ratios asks for.
 
         The k-th measurement counts 1/k, and no less than RECENT: at first a plain average, then a
-        moving one, since the gradients of single batches differ. It is the proportion that is
-        averaged, not the scale: a term that is silent in most steps (no hard element left in the
+        moving one, since the gradients of single batches differ. It is the ratio that is averaged,
+        not the scale: a term that is silent in most steps (no hard element left in the
         batch) would else get a scale at which the steps where it speaks drown the host.
         """
         share, scales = self.shares[name], self.get_buffer(name)
@@ -366,9 +367,10 @@ class TermBalance(nn.Module):
         if scale:
             part = max(1 / (self._record[name][1] + 1), RECENT)
             average = (1 - part) * share / scale + part * ratio
+        wanted = share / average
         with torch.no_grad():
-            scales[stage] = share / average
-        self._journal.measured(label + name, ratio, share / average, share)
+            scales[stage] = wanted
+        self._journal.measured(label + name, ratio, wanted, share)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TermBalance":
         """Move, but keep scales in float32: `.half()` would turn a scale of 1e6 into infinity."""

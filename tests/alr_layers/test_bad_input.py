@@ -51,8 +51,6 @@ CALLS = {
         ("features", "real_features", "layout", "real_layout"),
     ),
 }
-
-
 LVR_ARGS = make_inputs(B, T, D, H, W).args("masked_difference")[:4]
 
 
