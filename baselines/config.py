@@ -128,6 +128,11 @@ class EncoderConfig(Group):
     clip: float = setting(
         0.25, "norm that the text encoder's gradient is cut to, 0: never", at_least(0)
     )
+    amp: str = setting(
+        "no",
+        "arithmetic of the image encoder in pre-training, as optim.amp",
+        one_of("no", "auto", "bf16"),
+    )
 
 
 @dataclass(frozen=True)

@@ -161,8 +161,11 @@ def run(
     from baselines.start import start
     from baselines.training import distributed
     from baselines.training.damsm import DAMSMObjective
-    from baselines.training.hardware import total_memory
+    from baselines.training.hardware import resolved_amp, total_memory
 
+    # As in training: `auto` may mean something else where the run is gone on with.
+    amp = resolved_amp(config.encoder.amp, world.device)
+    config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, amp=amp))
     require_memory(config, "damsm", total_memory(world.device), str(world.device))
     source, held_out = checked_source(config, "train"), checked_source(config, "test")
     vocabulary = build_vocabulary(source, config.data.min_count)

@@ -90,7 +90,8 @@ DEMO = Config(
         pretrained=False,
         train_trunk=True,
         batch_size=32,
-        images=48_000,
+        images=96_000,
+        amp="auto",
     ),
     model=ModelConfig(
         feature_dim=24,

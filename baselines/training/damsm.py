@@ -11,6 +11,7 @@ from baselines.config import Config
 from baselines.data.loader import Batch
 from baselines.networks.encoders import ImageEncoder, TextEncoder
 from baselines.training.distributed import World, step_seed
+from baselines.training.hardware import autocast, resolved_amp
 from baselines.training.loop import Phase
 from baselines.training.terms import Captions, PhaseLoss, Term, damsm_losses
 
@@ -27,6 +28,7 @@ class DAMSMObjective:
         world: World,
     ) -> None:
         self.config, self.world, self.epoch_images = config, world, epoch_images
+        self.amp = resolved_amp(config.encoder.amp, world.device)
         self.text = text.to(world.device)
         self.image = image.to(world.device)
         self.networks: Mapping[str, nn.Module] = {"text": self.text, "image": self.image}
@@ -59,8 +61,10 @@ class DAMSMObjective:
     def loss(self, batch: Batch) -> PhaseLoss:
         """Word and sentence losses in both directions, unweighted."""
         text = self.text(batch.captions, batch.lengths_cpu)
+        with autocast(self.amp, self.world.device):
+            features = self.image(batch.images)
         captions = Captions(text.sentence, text.words, batch.lengths, batch.class_ids)
-        terms = damsm_losses(self.image(batch.images), captions, self.config.loss, self.world)
+        terms = damsm_losses(features, captions, self.config.loss, self.world)
         total = terms["damsm_words"] + terms["damsm_sentence"]
         return PhaseLoss(total, [Term(name, value, 1.0) for name, value in terms.items()])
 

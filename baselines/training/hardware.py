@@ -16,7 +16,7 @@ BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def resolved_amp(amp: str, device: torch.device) -> str:
-    """`optim.amp` with "auto" decided for `device`; any other value is returned as it is.
+    """A setting of `amp` with "auto" decided for `device`; any other value is returned as it is.
 
     "auto" is "bf16" where the hardware multiplies it natively (NVIDIA from compute capability 8.0,
     CPUs with AVX512-BF16, AMX or Arm's BF16), else "no": emulated, it is slower than float32.
@@ -29,6 +29,12 @@ def resolved_amp(amp: str, device: torch.device) -> str:
     else:
         native = device.type == "cpu" and bool(cpu_flags() & BF16_FLAGS)
     return "bf16" if native else "no"
+
+
+def autocast(amp: str, device: torch.device) -> torch.autocast:
+    """The arithmetic of "no", "bf16" or "fp16" (see `resolved_amp`) on `device`."""
+    dtype = torch.float16 if amp == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=amp != "no")
 
 
 def cpu_flags() -> set[str]:

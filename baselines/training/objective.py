@@ -23,7 +23,7 @@ from baselines.networks.contracts import GeneratorInputs, GeneratorOutput, Text
 from baselines.networks.discriminators import Discriminator
 from baselines.networks.encoders import ImageEncoder, ImageFeatures, TextEncoder
 from baselines.training.distributed import World, gather, step_seed
-from baselines.training.hardware import resolved_amp
+from baselines.training.hardware import autocast, resolved_amp
 from baselines.training.loop import Phase
 from baselines.training.terms import (
     CaptionBank,
@@ -148,8 +148,7 @@ class GANObjective(ABC):
 
     def autocast(self) -> torch.autocast:
         """The arithmetic of `optim.amp`."""
-        dtype = torch.float16 if self.amp == "fp16" else torch.bfloat16
-        return torch.autocast(self.world.device.type, dtype, enabled=self.amp != "no")
+        return autocast(self.amp, self.world.device)
 
     def begin(self, batch: Batch, number: int, part: int = 0) -> Step:
         """Encode the captions and draw the images that all phases of this step look at."""

@@ -8,6 +8,7 @@ from baselines.config import ConfigError
 from baselines.data.scenes import Scenes
 from baselines.runs import load_encoders
 from baselines.training.checkpoint import checkpoints, load_torch
+from baselines.training.hardware import resolved_amp
 from baselines.training.stats import read_stats
 from tests.baselines.commands import differences
 
@@ -57,6 +58,33 @@ def test_learning_rate_decays_by_epoch_and_keeps_its_moments(tmp_path):
     optimizer = state["optimizers"]["DAMSM"]
     assert optimizer["param_groups"][0]["lr"] == pytest.approx(1e-3 * 0.5**2)
     assert optimizer["state"][0]["step"] == 12
+
+
+def test_mixed_precision_teaches_the_same_and_is_kept(tmp_path):
+    plain = train_damsm(tmp_path / "plain", 64, "encoder.amp=no")
+    mixed = train_damsm(tmp_path / "mixed", 64, "encoder.amp=bf16")
+    losses = [
+        [
+            line["DAMSM/total"]
+            for line in read_stats(tmp_path / run / "stats.jsonl")
+            if "DAMSM/total" in line
+        ]
+        for run in ("plain", "mixed")
+    ]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    for state in (plain, mixed):
+        weights = [w for network in state["networks"].values() for w in network.values()]
+        assert {w.dtype for w in weights} == {torch.float32}
+    assert load_encoders(tmp_path / "mixed").config.amp == "bf16"
+
+
+def test_what_auto_came_to_is_kept_in_the_run(tmp_path):
+    train_damsm(tmp_path, 8, "encoder.amp=auto")
+    amp = load_encoders(tmp_path).config.amp
+    assert amp == resolved_amp("auto", torch.device("cpu"))
+    assert amp != "auto"
+    assert train_damsm(tmp_path, 16, "encoder.amp=auto")["progress"]["step"] == 2
 
 
 def test_encoders_learn_to_match(tmp_path):
