@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baselines.json_lines import read_lines
-from benchmarks.ablation.runs import AblationRun, is_trained, marks
+from benchmarks.ablation.runs import DONE, AblationRun, is_trained, marks
 from benchmarks.ablation.variants import VARIANTS
 
 MAIN_SEEDS, OTHER_SEEDS = 4, 3
@@ -34,7 +34,7 @@ class Task:
     def is_done(self, root: Path) -> bool:
         """Whether its result is there."""
         if self.kind == "encoders":
-            return (root / self.name / ".done").exists()
+            return (root / self.name / DONE).exists()
         if self.kind == "train":
             return is_trained(self.run, root)
         return is_measured(self.run, root)

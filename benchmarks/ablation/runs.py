@@ -17,6 +17,7 @@ from benchmarks.ablation.variants import SIZES, VARIANTS, build_config
 
 MARKS = "marks"
 TIMES = "times.jsonl"
+DONE = ".done"  # beside encoders that were trained to their end
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from baselines import damsm
 from baselines.errors import UserError
+from baselines.training.checkpoint import checkpoints, images_of
 from baselines.training.distributed import started
-from benchmarks.ablation.runs import AblationRun, train_run
+from benchmarks.ablation.runs import DONE, AblationRun, train_run
 from benchmarks.ablation.variants import SIZES, VARIANTS, build_config
 
 
@@ -42,11 +43,12 @@ def named(name: str) -> AblationRun:
 
 
 def train_encoders(name: str, root: Path) -> None:
-    """DAMSM for all runs of a size and number of objects."""
+    """DAMSM for all runs of a size and number of objects; marked unless a signal ended it."""
     size, _, objects = name.split("-")
     config = build_config(SIZES[size], VARIANTS["host"], "attngan", int(objects), seed=0)
     # Retrieval among 500 held-out images chooses the best epoch; more would only take longer.
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, test_images=500))
     with started(config.run.device) as world:
         damsm.run(config, root / name, None, world)
-    (root / name / ".done").touch()
+    if images_of(checkpoints(root / name)[-1]) >= config.encoder.images:
+        (root / name / DONE).touch()

@@ -1,6 +1,7 @@
 """The ablation from its plan to its tables, at a size that takes seconds."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import random
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from alr_layers import ALRLoss
+from baselines import damsm
 from baselines.errors import UserError
 from baselines.hosts import preset
 from benchmarks.ablation import __main__ as command
@@ -101,6 +103,24 @@ def test_a_run_is_a_directory_with_snapshots_times_and_measures(done, tiny):
     assert all(0 <= line["graded"]["place"] <= 1 for line in lines)
     assert "evaluation" in lines[1] and "evaluation" not in lines[0]
     assert {"layout", "fid/damsm"} <= lines[1]["evaluation"].keys()
+
+
+def test_encoders_that_a_signal_left_are_gone_on_with(tiny, tmp_path, monkeypatch):
+    def ended(config, *arguments):
+        whole(
+            dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, images=16)),
+            *arguments,
+        )
+
+    whole = damsm.run
+    task = Task("encoders", HOST)
+    with monkeypatch.context() as patch:
+        patch.setattr(damsm, "run", ended)
+        do(task.kind, task.name, tmp_path)
+    assert (tmp_path / task.name / "encoders.pt").exists() and not task.is_done(tmp_path)
+    assert not Task("train", HOST).is_ready(tmp_path)
+    do(task.kind, task.name, tmp_path)
+    assert task.is_done(tmp_path)
 
 
 def test_the_same_seed_trains_the_same_host_whatever_is_added_at_weight_zero(done, tiny, tmp_path):
