@@ -53,11 +53,12 @@ class Validation:
         self.best = float(known.get(score, "inf" if lower_is_better else "-inf"))
 
     def __call__(self, step: int, images: int) -> dict[str, float]:
-        """Measure, save, and return the measures for the log."""
+        """Measure, save, say the score, and return the measures for the log."""
         measured = self.measure()
         facts = {"step": step, "images": images, **measured}
         self.save(self.file.with_name(LAST), **facts)
         score = measured[self.score]
+        logger.info("step %d, %d images: %s %.3f", step, images, self.score, score)
         if score < self.best if self.lower_is_better else score > self.best:
             self.best = score
             self.save(self.file, **facts)

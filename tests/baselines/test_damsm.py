@@ -27,7 +27,8 @@ def train_damsm(run_dir: Path, images: int, *settings: str) -> dict:
     return load_torch(checkpoints(run_dir)[-1])
 
 
-def test_every_epoch_is_validated_and_best_and_last_are_kept(tmp_path):
+def test_every_epoch_is_validated_and_best_and_last_are_kept(tmp_path, caplog):
+    caplog.set_level("INFO")
     train_damsm(tmp_path, 64)
     lines = read_stats(tmp_path / "stats.jsonl")
     recalls = [line for line in lines if "validation/text_to_image/R@5" in line]
@@ -38,6 +39,9 @@ def test_every_epoch_is_validated_and_best_and_last_are_kept(tmp_path):
     best = load_torch(tmp_path / "encoders.pt")["facts"]
     scores = [line["validation/text_to_image/R@5"] for line in recalls]
     assert best["text_to_image/R@5"] == max(scores)
+    said = [f"step {step}, {8 * step} images: text_to_image/R@5" for step in (4, 8)]
+    for line, score in zip(said, scores, strict=True):
+        assert f"{line} {score:.3f}" in caplog.text
     assert load_torch(tmp_path / "last.pt")["facts"]["step"] == 8
     loaded = load_encoders(tmp_path)
     text = loaded.text(torch.tensor([[2, 3, 0]]), torch.tensor([2]))
