@@ -13,7 +13,7 @@ from baselines.networks.masking import padding
 from baselines.precision import accurate, no_autocast
 
 EPSILON = 1e-8
-IMAGES, TEXTS = 4, 12  # that meet at a time on a CPU
+REGIONS, TEXTS = 1200, 12  # that meet at a time on a CPU: four images of AttnGAN's 17x17 regions
 
 
 def _region_attention(matches: Tensor, lengths: Tensor, gamma1: float) -> Tensor:
@@ -75,11 +75,12 @@ def _scores_by_blocks(
     padding is multiplied. A GPU would have to tell the lengths, and is faster in one piece.
     """
     order = lengths.argsort()
+    images = max(1, REGIONS // regions[0, 0].numel())
     columns = []
     for chosen in order.split(TEXTS):
         some = lengths[chosen]
         block = words[chosen, :, : int(some.max())]
-        rows = [_scores(images, block, some, gamma1, gamma2) for images in regions.split(IMAGES)]
+        rows = [_scores(part, block, some, gamma1, gamma2) for part in regions.split(images)]
         columns.append(torch.cat(rows))
     return torch.cat(columns, dim=1)[:, order.argsort()]
 

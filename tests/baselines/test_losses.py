@@ -94,7 +94,7 @@ def test_blocks_of_images_and_texts_change_nothing(images, texts, rows, columns,
     regions.requires_grad_(), words.requires_grad_()
     lengths = torch.tensor(data.draw(st.lists(st.integers(1, 5), min_size=texts, max_size=texts)))
     whole = matching._scores(regions, words, lengths, 4.0, 5.0)
-    with mock.patch.multiple(matching, IMAGES=rows, TEXTS=columns):
+    with mock.patch.multiple(matching, REGIONS=4 * rows, TEXTS=columns):
         blocks = losses.word_scores(regions, words, lengths, **GAMMAS)
     torch.testing.assert_close(blocks, whole)
     naive = naive_scores(regions.detach(), words.detach(), lengths)
