@@ -78,7 +78,7 @@ SCENES = Config(
 
 # One object, 8, 16 and 32 px: all of it within minutes on two CPU cores. What counts here, largest
 # first: a first stage of 8 px, high learning rates, encoders that see the shapes (after 48,000
-# images they tell them apart 72 times in 100, after 144,000 always), length, captions of earlier
+# images they tell them apart 72 times in 100, after 144,000 99 times), length, captions of earlier
 # steps in the sentence loss, small batches with a short memory of squares, rates that fall at the
 # end.
 DEMO = Config(

@@ -199,7 +199,7 @@ def drawn(*settings: str) -> Size:
 SIZES = {
     "cpu": drawn("encoder.images=192000"),
     # ALR teaches no more than DAMSM sees: after 48,000 images it tells shapes apart 72 times in
-    # 100 (of three objects hardly any is learned), after 96,000 it does 97 times.
+    # 100 (of three objects hardly any is learned), after 96,000 it does 98 times.
     "brief": drawn("encoder.images=48000", "encoder.amp=no"),
     "gpu": Size(
         "scenes",
