@@ -70,12 +70,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
     args = parse(argv)
-    if args.work:
-        from benchmarks.ablation.work import do
+    from benchmarks.ablation.work import do, require_planned_encoders
 
+    if args.work:
         kind, name = args.work
         do(kind, name, args.out)
         return
+    require_planned_encoders(args.out)
     tasks = planned(args.size, args.hosts, args.only, args.objects, args.seeds)
     if args.list:
         for task in tasks:

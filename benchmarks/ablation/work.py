@@ -6,7 +6,9 @@ import dataclasses
 from pathlib import Path
 
 from baselines import damsm
+from baselines.config import Config, load_config
 from baselines.errors import UserError
+from baselines.runs import CONFIG
 from baselines.training.checkpoint import checkpoints, images_of
 from baselines.training.distributed import started
 from benchmarks.ablation.runs import DONE, AblationRun, train_run
@@ -42,12 +44,41 @@ def named(name: str) -> AblationRun:
     return run
 
 
-def train_encoders(name: str, root: Path) -> None:
-    """DAMSM for all runs of a size and number of objects; marked unless a signal ended it."""
+def encoder_config(name: str) -> Config:
+    """The configuration of the encoders whose directory is called `name`."""
     size, _, objects = name.split("-")
     config = build_config(SIZES[size], VARIANTS["host"], "attngan", int(objects), seed=0)
     # Retrieval among 500 held-out images chooses the best epoch; more would only take longer.
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, test_images=500))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, test_images=500))
+
+
+def require_planned_encoders(root: Path) -> None:
+    """Refuse a folder whose runs are not what its name says.
+
+    What a size trains has changed before: runs on the encoders of an older plan would count as
+    done, and be tabulated as if of the new one.
+
+    Raises:
+        UserError: naming the encoders and the first setting that differs. What `amp=auto` came to
+            is no difference.
+    """
+    for path in sorted(root.glob(f"*-encoders-*/{CONFIG}")):
+        name = path.parent.name
+        if name.split("-")[0] not in SIZES:
+            continue
+        found = dataclasses.asdict(load_config(path).encoder)
+        planned = dataclasses.asdict(encoder_config(name).encoder)
+        for key in planned:
+            if key != "amp" and found[key] != planned[key]:
+                raise UserError(
+                    f"{path.parent}: trained with encoder.{key}={found[key]}, this size has "
+                    f"{planned[key]}; take another --out, its runs are of an older plan"
+                )
+
+
+def train_encoders(name: str, root: Path) -> None:
+    """DAMSM for all runs of a size and number of objects; marked unless a signal ended it."""
+    config = encoder_config(name)
     with started(config.run.device) as world:
         damsm.run(config, root / name, None, world)
     if images_of(checkpoints(root / name)[-1]) >= config.encoder.images:

@@ -23,7 +23,7 @@ from benchmarks.ablation.runs import AblationRun, marks, times
 from benchmarks.ablation.statistics import estimate, interpolated, paired, reached
 from benchmarks.ablation.tables import gathered, grouped, page, write_results
 from benchmarks.ablation.variants import VARIANTS, Size, build_config
-from benchmarks.ablation.work import do, named
+from benchmarks.ablation.work import do, named, require_planned_encoders
 from tests.baselines.commands import differences
 
 TINY = Size(
@@ -121,6 +121,17 @@ def test_encoders_that_a_signal_left_are_gone_on_with(tiny, tmp_path, monkeypatc
     assert not Task("train", HOST).is_ready(tmp_path)
     do(task.kind, task.name, tmp_path)
     assert task.is_done(tmp_path)
+
+
+@pytest.mark.parametrize("option", ["--list", "--table", "--hours=0"])
+def test_runs_on_encoders_of_an_older_plan_do_not_count(option, tiny, tmp_path, monkeypatch):
+    do("encoders", HOST.encoders, tmp_path)
+    require_planned_encoders(tmp_path)
+    longer = (*TINY.settings[1], "encoder.images=64")
+    monkeypatch.setitem(variants.SIZES, "tiny", dataclasses.replace(TINY, settings={1: longer}))
+    with pytest.raises(UserError, match=r"tiny-encoders-1: trained with encoder.images=32.* 64"):
+        command.main([option, "--out", str(tmp_path), "--results", str(tmp_path / "results")])
+    assert not (tmp_path / "results").exists()
 
 
 def test_the_same_seed_trains_the_same_host_whatever_is_added_at_weight_zero(done, tiny, tmp_path):
