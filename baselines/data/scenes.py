@@ -88,6 +88,7 @@ class Scenes(BaseSource):
         self._latest: tuple[int, Scene] | None = None
         self._texts: dict[int, tuple[str, ...]] = {}
         self._pictures: dict[tuple[int, int], Tensor] = {}
+        self._classes: dict[int, int] = {}
 
     def __len__(self) -> int:
         return self._images
@@ -140,7 +141,11 @@ class Scenes(BaseSource):
 
     def class_id(self, index: int) -> int:
         """What the scene holds, see `Scene.class_id`."""
-        return self.scene(index).class_id
+        # Asked for in every epoch, where the picture is kept and the scene is not.
+        kept = self._classes.get(index)
+        if kept is None:
+            kept = self._classes[index] = self.scene(index).class_id
+        return kept
 
     def key(self, index: int) -> str:
         """A name for files, unique over splits and seeds."""
