@@ -106,7 +106,7 @@ DEMO = Config(
     ),
     loss=LossConfig(damsm=2.0, kl=0.1, bank=512),
     optim=OptimConfig(
-        batch_size=16, images=43_200, g_lr=4e-3, d_lr=2e-3, beta2=0.99, decay=0.3, amp="auto"
+        batch_size=16, images=48_000, g_lr=4e-3, d_lr=2e-3, beta2=0.99, decay=0.3, amp="auto"
     ),
     run=RunConfig(log_every=50, grid_every=1_500, checkpoint_every=1_500),
 )
