@@ -41,8 +41,8 @@ GUIDED = RefineConfig(
 # α = β = 1 in place of φ, which lets go of the easy elements, and a larger share, which is what
 # counts. The ablation's rows of size `brief`, two objects, stated objects in place at 36,000
 # images: host with spectral norm .23, ALR with φ at share .15 .25, at .3 .33, this without LVR .34,
-# with it .35 (three seeds or more). With encoders that see more (size `cpu`): host .86, ALR with φ
-# at .3 .91 (three seeds).
+# with it .35 (three seeds or more). With encoders that see more (size `cpu`): host .87, ALR with φ
+# at .3 .91; of three objects .69 and .80 (four seeds each).
 DRAWN = replace(
     GUIDED,
     terms="alr,lvr",
