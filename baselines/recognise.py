@@ -92,7 +92,7 @@ def table(found: Mapping[str, Mapping[str, Score]]) -> str:
     from baselines.metrics.record import plain
     from baselines.metrics.report import cell, markdown
 
-    lines = [["told apart, %", "chance", "by words", "by sentence", "captions"]]
+    lines = [["told apart, %", "chance", "by words", "by sentence", "phrases"]]
     shown = {"percent": True}
     for name, scores in found.items():
         chance = cell({"value": scores["words"].chance}, shown)

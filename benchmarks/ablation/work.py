@@ -62,7 +62,7 @@ def require_planned_encoders(root: Path) -> None:
         UserError: naming the encoders and the first setting that differs. What `amp=auto` came to
             is no difference.
     """
-    for path in sorted(root.glob(f"*-encoders-*/{CONFIG}")):
+    for path in sorted(root.glob(f"*-encoders-[123]/{CONFIG}")):
         name = path.parent.name
         if name.split("-")[0] not in SIZES:
             continue
