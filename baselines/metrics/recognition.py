@@ -15,11 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from baselines import losses
 from baselines.data.scene_captions import PLACE_WORDS, RELATION_WORDS, SIZE_WORDS
 from baselines.data.scene_content import COLOURS, SHAPES
 from baselines.data.source import Source
 from baselines.data.vocabulary import Vocabulary
-from baselines.matching import sentence_scores, word_scores
 from baselines.metrics import colours
 from baselines.metrics.resampling import share
 from baselines.metrics.spec import Score
@@ -145,8 +145,8 @@ def recognition(
         lengths = torch.full((len(ids),), ids.shape[1])
         text = encoders.text(ids.to(device), lengths)
         scores = (
-            word_scores(features.regions, text.words, lengths, gamma1=gamma1, gamma2=gamma2),
-            sentence_scores(features.code, text.sentence),
+            losses.word_scores(features.regions, text.words, lengths, gamma1=gamma1, gamma2=gamma2),
+            losses.sentence_scores(features.code, text.sentence),
         )
         row = place[question.image]
         right[:, row] += torch.tensor([_first_is_best(score[0]) for score in scores])

@@ -13,6 +13,7 @@ from baselines.errors import UserError
 from baselines.metrics.recognition import SCENE_KINDS, each, exchanged, questions, recognition
 from baselines.networks.encoders import ImageFeatures, TextFeatures
 from tests.baselines.test_damsm import train_damsm
+from tests.support.paths import ROOT
 
 CPU = torch.device("cpu")
 
@@ -185,6 +186,15 @@ def test_a_kind_that_is_none_is_one_line(text, capsys):
         recognise.main(["--encoders", "x", "--kind", text])
     assert ended.value.code == 2
     assert f"argument --kind: {text!r}: expected NAME=WORD,WORD" in capsys.readouterr().err
+
+
+def test_what_was_measured_is_whole():
+    files = sorted((ROOT / "benchmarks/results/recognition").glob("*.json"))
+    assert files
+    for path in files:
+        for kind in json.loads(path.read_text())["kinds"].values():
+            for score in (kind["words"], kind["sentence"]):
+                assert (score["value"] is None) == (score["count"] == 0)
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
