@@ -20,6 +20,8 @@ from baselines.errors import UserError
 from baselines.settings import at_least
 
 if TYPE_CHECKING:
+    import torch
+
     from baselines.data.source import Source
     from baselines.metrics.recognition import Meanings
     from baselines.metrics.spec import Score
@@ -61,14 +63,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure(
-    config: Config, run_dir: Path, source: Source, kinds: Mapping[str, Meanings], images: int
+    config: Config,
+    run_dir: Path,
+    source: Source,
+    kinds: Mapping[str, Meanings],
+    images: int,
+    device: torch.device,
 ) -> dict[str, dict[str, Score]]:
     """Recognition of every kind by the encoders of a run directory."""
     from baselines.metrics.recognition import recognition
     from baselines.runs import load_encoders
-    from baselines.training.distributed import pick_device
 
-    device = pick_device(config.run.device)
     encoders = load_encoders(run_dir)
     encoders.text.to(device)
     encoders.image.to(device)
@@ -110,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from baselines.metrics.recognition import PHOTOGRAPH_KINDS, SCENE_KINDS, each
     from baselines.metrics.record import plain
     from baselines.runs import CONFIG
+    from baselines.training.distributed import pick_device
 
     path = args.encoders / CONFIG
     if not path.is_file():
@@ -118,12 +124,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = config.data
     if args.data_root is not None:
         data = dataclasses.replace(data, root=args.data_root)
-    run = dataclasses.replace(config.run, device=args.device)
-    config = dataclasses.replace(config, data=data, run=run)
     source = open_source(data, "test")
     usual = SCENE_KINDS if data.name == "scenes" else PHOTOGRAPH_KINDS
     kinds = {name: each(words) for name, words in args.kind} if args.kind else usual
-    found = measure(config, args.encoders, source, kinds, args.images)
+    found = measure(config, args.encoders, source, kinds, args.images, pick_device(args.device))
     print(table(found))
     silent = [name for name, scores in found.items() if not scores["words"].count]
     for name in silent:

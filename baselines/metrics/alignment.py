@@ -24,6 +24,7 @@ import torch
 
 from baselines.data.reading import parse_json, read_lines
 from baselines.data.source import DataError
+from baselines.metrics.phrases import any_of
 from baselines.metrics.resampling import share
 from baselines.metrics.spec import EvaluationContext, ImageSet, MetricSpec, Score, partners
 
@@ -89,9 +90,7 @@ def _without(caption: str, word: str) -> str:
 
 @functools.cache
 def _places() -> re.Pattern[str]:
-    # The longest first: "on top of" is no "top".
-    ordered = sorted(OPPOSITES, key=lambda word: -len(word))
-    return re.compile(rf"\b(?:{'|'.join(ordered)})\b", re.IGNORECASE)
+    return re.compile(any_of(OPPOSITES), re.IGNORECASE)
 
 
 def read_false_captions(path: Path) -> dict[str, list[FalseCaption]]:

@@ -8,6 +8,7 @@ is the share of captions that fit their image best. Our reading; nothing of the 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from baselines.data.scene_content import COLOURS, SHAPES
 from baselines.data.source import Source
 from baselines.data.vocabulary import Vocabulary
 from baselines.metrics import colours
+from baselines.metrics.phrases import any_of
 from baselines.metrics.resampling import share
 from baselines.metrics.spec import Score
 from baselines.runs import Encoders
@@ -53,8 +55,7 @@ def exchanged(caption: str, meanings: Meanings) -> list[list[str]]:
     [['A red star', 'A blue star']]
     """
     places = {phrase: place for place, same in enumerate(meanings) for phrase in same}
-    longest_first = sorted(places, key=lambda phrase: -len(phrase))
-    pattern = rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b(?! of\b)"
+    pattern = any_of(places) + r"(?! of\b)"
     cases = []
     for match in re.finditer(pattern, caption, re.IGNORECASE):
         found = match.group().lower()
@@ -131,34 +132,34 @@ def recognition(
         an equal score counts as wrong. NaN where no caption says anything of the kind.
     """
     asked = questions(source, meanings, encoders.vocabulary, images=images, max_words=max_words)
-    rows = sorted({question.image for question in asked})
-    place = {image: row for row, image in enumerate(rows)}
-    right = torch.zeros(2, len(rows))
-    stated = torch.zeros(len(rows))
-    by_lot = 0.0
+    chance = sum(1 / len(question.captions) for question in asked) / len(asked) if asked else None
     encoders.text.eval()
     encoders.image.eval()
-    for question in asked:
-        pixels = source.image(question.image, encoders.config.input_size)
+    right: dict[str, list[float]] = {"words": [], "sentence": []}  # by image
+    stated = []
+    for image, of_image in itertools.groupby(asked, key=lambda question: question.image):
+        pixels = source.image(image, encoders.config.input_size)
         features = encoders.image(pixels[None].to(device))
-        ids = torch.tensor(question.captions)
-        lengths = torch.full((len(ids),), ids.shape[1])
-        text = encoders.text(ids.to(device), lengths)
-        scores = (
-            losses.word_scores(features.regions, text.words, lengths, gamma1=gamma1, gamma2=gamma2),
-            losses.sentence_scores(features.code, text.sentence),
-        )
-        row = place[question.image]
-        right[:, row] += torch.tensor([_first_is_best(score[0]) for score in scores])
-        stated[row] += 1
-        by_lot += 1 / len(ids)
-    chance = by_lot / len(asked) if asked else None
+        hits: dict[str, float] = dict.fromkeys(right, 0.0)
+        own = list(of_image)
+        for question in own:
+            ids = torch.tensor(question.captions)
+            lengths = torch.full((len(ids),), ids.shape[1])
+            text = encoders.text(ids.to(device), lengths)
+            words = losses.word_scores(
+                features.regions, text.words, lengths, gamma1=gamma1, gamma2=gamma2
+            )
+            hits["words"] += _first_is_best(words[0])
+            hits["sentence"] += _first_is_best(
+                losses.sentence_scores(features.code, text.sentence)[0]
+            )
+        stated.append(float(len(own)))
+        for name, count in hits.items():
+            right[name].append(count)
     found = {}
-    for name, ours in zip(("words", "sentence"), right, strict=True):
-        value, error, interval = share(ours, stated)
-        found[name] = Score(
-            value, error=error, interval=interval, chance=chance, count=int(stated.sum())
-        )
+    for name, counts in right.items():
+        value, error, interval = share(torch.tensor(counts), torch.tensor(stated))
+        found[name] = Score(value, error=error, interval=interval, chance=chance, count=len(asked))
     return found
 
 
